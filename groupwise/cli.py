@@ -1,0 +1,141 @@
+"""The command line: one small function per command, each of which hands over to the module that does the work."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import tyro
+
+import groupwise
+from groupwise.errors import ConfigError, GroupwiseError, nearest
+from groupwise.run.config import Run, from_toml, from_words
+from groupwise.run.disk import write_json
+
+# The modules that do the work load torch, which takes seconds. They are imported inside the commands, so that help, a mistyped
+# setting and a missing file are answered at once. Nowhere else in the package are imports deferred.
+
+REFUSED, INTERRUPTED, UNREAD = 2, 130, 141
+"""Exit codes: an error raised on purpose, Ctrl-C, and a reader that went away (as in `groupwise methods | head -1`)."""
+
+
+def train(words: Sequence[str]) -> None:
+    """Train a policy; `groupwise train --help` lists the settings."""
+    run = settings(words)
+    from groupwise.run.loop import train as start
+
+    start(run)
+
+
+def resume(words: Sequence[str]) -> None:
+    """Go on with a run that was stopped: RUN is its folder, or its name."""
+
+    def arguments(run: tyro.conf.Positional[str]) -> Path:
+        """Go on with a run from its last checkpoint.
+
+        Args:
+            run: the run's folder, or its name if it lies in runs/.
+
+        """
+        return Path(run) if Path(run).is_dir() else Path("runs") / run
+
+    folder = tyro.cli(arguments, args=list(words), prog="groupwise resume")
+    if not folder.is_dir():
+        known = [path.name for path in Path("runs").glob("*") if path.is_dir()]
+        there = nearest(folder.name, known) if known else "there are no runs here yet"
+        raise ConfigError(f"there is no run folder {str(folder)!r}; {there}")
+    from groupwise.run.loop import resume as go_on
+
+    go_on(folder)
+
+
+def methods(words: Sequence[str]) -> None:
+    """List the methods with their sources; --json FILE writes what they are composed of."""
+
+    def arguments(json: str = "") -> str:
+        """List the methods.
+
+        Args:
+            json: write the list to this file, with the parts that each method is composed of.
+
+        """
+        return json
+
+    file = tyro.cli(arguments, args=list(words), prog="groupwise methods")
+    from groupwise.run.catalogue import as_json, catalogue
+
+    entries = catalogue()
+    if file:
+        write_json(Path(file), as_json(entries))
+        return
+    width = max(len(one.name) for one in entries)
+    for one in entries:
+        print(f"{one.name:<{width}}  {one.title}\n{'':<{width}}  source: {one.source} ({one.file}, {one.lines} lines)")
+
+
+def warmup(words: Sequence[str]) -> None:
+    """Make the small base policy of a task by supervised training."""
+    from groupwise.run.warmup import warmup as make
+
+    tyro.cli(make, args=list(words), prog="groupwise warmup")
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"train": train, "resume": resume, "methods": methods, "warmup": warmup}
+
+
+def settings(words: Sequence[str]) -> Run:
+    """The run that command-line words describe: defaults, then the file of --config, then the words."""
+    rest, file = _config(list(words))
+    run = Run()
+    if file is not None:
+        if not file.is_file():
+            raise ConfigError(f"--config {file}: there is no such file")
+        run = from_toml(file.read_text(encoding="utf-8"), str(file))
+    return from_words(rest, run)
+
+
+def _config(words: list[str]) -> tuple[list[str], Path | None]:
+    """The words without --config, and its file."""
+    for i, word in enumerate(words):
+        if word.startswith("--config="):
+            return words[:i] + words[i + 1:], Path(word.partition("=")[2])
+        if word == "--config":
+            if i + 1 == len(words):
+                raise ConfigError("--config needs a TOML file after it")
+            return words[:i] + words[i + 2:], Path(words[i + 1])
+    return words, None
+
+
+def usage() -> str:
+    """The commands, one line each."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()]
+    return "\n".join(["usage: groupwise COMMAND ...", "", *lines, "", "groupwise COMMAND --help says more."])
+
+
+def _dispatch(words: list[str]) -> None:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(usage())
+    elif words[0] == "--version":
+        print(groupwise.__version__)
+    elif words[0] in COMMANDS:
+        COMMANDS[words[0]](words[1:])
+    else:
+        raise ConfigError(f"unknown command {words[0]!r}; {nearest(words[0], COMMANDS)}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code. An error raised on purpose is a message on stderr, never a traceback."""
+    try:
+        _dispatch(list(sys.argv[1:] if argv is None else argv))
+    except GroupwiseError as error:
+        print(f"groupwise: {error}", file=sys.stderr)
+        return REFUSED
+    except KeyboardInterrupt:
+        print("groupwise: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Python flushes stdout once more on its way out, which would fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return UNREAD
+    return 0

@@ -1,0 +1,255 @@
+"""Batched sampling from a Hugging Face causal language model in this process, on CPU or one GPU.
+
+How requests are batched is a function of the requests alone: those with equal `Sampling` go together (in order of first
+appearance), sorted by context length (stable), and are cut into waves of at most `max_rows` rows, at the boundary of a context
+where one fits. A wave is prefilled once per distinct context, sampled to its end, and shrinks as rows finish. Random numbers
+are keyed by stream and position, so a completion depends on batching only through the rounding of logits.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64, Int
+from torch import Tensor
+
+from groupwise.core.random import uniforms
+from groupwise.core.rollout import Completion, Finish, VersionSpan
+from groupwise.core.services import Request, Sampling
+from groupwise.engines.cache import RowCache, window_of
+from groupwise.engines.stops import StopStrings
+from groupwise.errors import EngineError
+from groupwise.models.head import Trunk, sampling_logp
+from groupwise.models.load import Policy
+
+STRIDE = 4
+"""Steps between two looks for finished rows: what is sampled after an end is thrown away, so results do not depend on it."""
+
+SHRINK = 0.125
+"""The share of rows that must have finished before the batch is compacted."""
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One completion to make: sample `sample` of request `request`."""
+
+    request: int
+    sample: int
+    context: tuple[int, ...]
+    stream: int
+
+
+class Native:
+    """Samples completions with a KV cache; at most `max_rows` at a time.
+
+    The policy's module is used as it is (it may be the one that is trained). `stats` describes the last call: tokens, seconds,
+    prefill_tokens, steps. A stop string ends a completion after the token that completes it.
+    """
+
+    def __init__(self, policy: Policy, *, max_rows: int = 256, trunk: Trunk | None = None) -> None:
+        if max_rows < 1:
+            raise EngineError(f"max_rows must be at least 1, got {max_rows}")
+        self.policy, self.max_rows, self.version = policy, max_rows, 0
+        self.trunk = trunk if trunk is not None else Trunk(policy.model)
+        self.config = policy.model.config.get_text_config()
+        self.window = window_of(self.config)
+        self.context_limit: int | None = self.config.to_dict().get("max_position_embeddings")
+        self.stats: dict[str, float] = {}
+
+    @torch.no_grad()
+    def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
+        """For each request one completion per stream, in order. EngineError if a completion could outgrow the model's context."""
+        for request in requests:
+            self._check(request)
+        began = time.perf_counter()
+        self.stats = {"tokens": 0.0, "seconds": 0.0, "prefill_tokens": 0.0, "steps": 0.0}
+        found: dict[tuple[int, int], Completion] = {}
+        for sampling, wave in _waves(requests, self.max_rows):
+            found.update(self._run(sampling, wave))
+        self.stats["tokens"] = float(sum(len(c.tokens) for c in found.values()))
+        self.stats["seconds"] = time.perf_counter() - began
+        return [[found[i, s] for s in range(len(request.streams))] for i, request in enumerate(requests)]
+
+    @torch.no_grad()
+    def load(self, weights: Mapping[str, Tensor], *, version: int) -> None:
+        """Copy the weights into the policy's own (tensors that are its own already are left), all or none.
+
+        EngineError names missing and unexpected parameters and wrong shapes. One name of tied weights is enough.
+        """
+        own = self.policy.model.state_dict()
+        missing = sorted(set(dict(self.policy.model.named_parameters())) - set(weights))
+        unexpected = sorted(set(weights) - set(own))
+        wrong = [f"{name} {tuple(tensor.shape)} for {tuple(own[name].shape)}" for name, tensor in weights.items()
+                 if name in own and own[name].shape != tensor.shape]
+        if missing or unexpected or wrong:
+            raise EngineError(f"the weights do not fit the engine's model: missing {missing[:3]}, unexpected {unexpected[:3]}, "
+                              f"wrong shapes {wrong[:3]} ({len(missing)}, {len(unexpected)}, {len(wrong)} in all)")
+        for name, tensor in weights.items():
+            if own[name].data_ptr() != tensor.data_ptr():
+                own[name].copy_(tensor)
+        self.version = version
+
+    def _check(self, request: Request) -> None:
+        length, wanted = len(request.context.tokens), request.sampling.max_tokens
+        if length == 0:
+            raise EngineError("a completion needs a context of at least one token, got an empty one; add a BOS token")
+        if self.context_limit is not None and length + wanted > self.context_limit:
+            raise EngineError(f"a context of {length} tokens with max_tokens {wanted} exceeds the model's {self.context_limit} "
+                              "positions; lower sampling.max_tokens or drop the prompt")
+
+    def _run(self, sampling: Sampling, rows: list[_Row]) -> Iterator[tuple[tuple[int, int], Completion]]:
+        """The completions of one wave."""
+        wave = _Wave(self, sampling, rows)
+        while wave.alive:
+            wave.sample()
+            if wave.position % STRIDE == 0 or wave.position == sampling.max_tokens:
+                wave.retire()
+            if wave.alive:
+                wave.forward()
+        for row, tokens, logp, length, finish in zip(rows, wave.tokens, wave.logp, wave.lengths, wave.finishes, strict=True):
+            yield (row.request, row.sample), Completion(
+                tuple(tokens[:length].tolist()), tuple(logp[:length].tolist()), finish, (VersionSpan(0, length, self.version),))
+
+
+class _Wave:
+    """Rows that are sampled together: `alive` holds the indices of those that are still in the batch."""
+
+    def __init__(self, engine: Native, sampling: Sampling, rows: list[_Row]) -> None:
+        self.engine, self.sampling = engine, sampling
+        self.device = engine.policy.model.get_input_embeddings().weight.device
+        self.tokens = np.zeros((len(rows), sampling.max_tokens), dtype=np.int64)
+        self.logp = np.zeros((len(rows), sampling.max_tokens), dtype=np.float64)
+        self.lengths = [0] * len(rows)
+        self.finishes: list[Finish] = ["length"] * len(rows)
+        self.alive = list(range(len(rows)))
+        self.streams = np.array([row.stream & 0xFFFFFFFFFFFFFFFF for row in rows], dtype=np.uint64)
+        self.stops = StopStrings(engine.policy.tokenizer, sampling.stop)
+        self.is_eos = torch.zeros(engine.trunk.vocabulary, dtype=torch.bool)
+        self.is_eos[[i for i in engine.policy.eos_ids if i < engine.trunk.vocabulary]] = True
+        self.position = 0  # tokens sampled per row so far
+        self.block: list[tuple[Tensor, Tensor]] = []  # sampled since the last look
+        self.prefill(rows)
+
+    def prefill(self, rows: list[_Row]) -> None:
+        """Run each distinct context once, then give every row its copy of the cache and of the next token's logits."""
+        contexts = list(dict.fromkeys(row.context for row in rows))
+        lengths = torch.tensor([len(context) for context in contexts])
+        width = int(lengths.max())
+        ids = torch.full((len(contexts), width), self.engine.policy.pad_id)
+        for i, context in enumerate(contexts):
+            ids[i, width - len(context):] = torch.tensor(context)
+        pads = width - lengths
+        positions = (torch.arange(width) - pads[:, None]).clamp_min(0)
+        mask = torch.arange(width) >= pads[:, None] if bool(pads.any()) else None
+        self.cache = RowCache(self.engine.config, width)
+        hidden, _ = self.engine.trunk.hidden(
+            ids.to(self.device), mask.to(self.device) if mask is not None else None, positions.to(self.device),
+            self.cache, use_cache=True)
+        place = {context: i for i, context in enumerate(contexts)}
+        index = torch.tensor([place[row.context] for row in rows])
+        on_device = index.to(self.device)
+        self.logits = self.engine.trunk.logits(hidden[:, -1]).index_select(0, on_device)
+        self.cache.select(on_device, 0, width + self.sampling.max_tokens)
+        self.width = width  # positions in the cache
+        self.pads = pads[index]
+        self.next = lengths[index].to(self.device)[:, None]  # the position id of the token to come
+        self.show()
+        self.engine.stats["prefill_tokens"] += float(lengths.sum())
+
+    def show(self) -> None:
+        """Rebuild the mask [rows, capacity] of what the rows may look at; None where nothing is padding."""
+        capacity = self.width + self.sampling.max_tokens - self.position
+        windowed = self.engine.window is not None and capacity > self.engine.window
+        padded = bool(self.pads.any())
+        self.mask = (torch.arange(capacity) >= self.pads[:, None]).to(self.device) if padded or windowed else None
+        self.ready = not windowed  # a windowed model makes its own masks, from the plain one
+
+    def forward(self) -> None:
+        """Feed the last sampled tokens; logits of the next."""
+        mask = self.mask[:, :self.width + 1] if self.mask is not None else None
+        hidden, _ = self.engine.trunk.hidden(
+            self.block_last[:, None], mask[:, None, None, :] if mask is not None and self.ready else mask, self.next, self.cache,
+            use_cache=True)
+        self.logits = self.engine.trunk.logits(hidden[:, -1])
+        self.next = self.next + 1
+        self.width += 1
+        self.engine.stats["steps"] += 1.0
+
+    def sample(self) -> None:
+        """Draw the next token of every row in the batch."""
+        logp = sampling_logp(self.logits, self.sampling)
+        if self.sampling.temperature == 0.0:
+            token = self.logits.argmax(-1)
+        else:
+            uniform = torch.from_numpy(uniforms(self.streams, self.position)).to(self.device)
+            token = draw(logp, uniform)
+        self.block.append((token, logp.gather(-1, token[:, None])[:, 0]))
+        self.block_last = token
+        self.position += 1
+
+    def retire(self) -> None:
+        """Store what was sampled since the last look, find rows that have ended, and drop them when there are enough."""
+        start, alive = self.position - len(self.block), np.array(self.alive)
+        tokens = torch.stack([token for token, _ in self.block], 1).cpu()
+        self.tokens[alive, start:self.position] = tokens.numpy()
+        self.logp[alive, start:self.position] = torch.stack([logp for _, logp in self.block], 1).cpu().double().numpy()
+        self.block = []
+        ended = self.is_eos[tokens]
+        first = torch.where(ended.any(1), ended.int().argmax(1) + 1 + start, 0).tolist()
+        open_rows = [(i, row) for i, row in enumerate(self.alive) if self.lengths[row] == 0]
+        for i, row in open_rows:
+            end = self.stops.end(self.tokens[row], start, first[i] or self.position) or first[i]
+            if end:
+                self.lengths[row], self.finishes[row] = end, "stop"
+            elif self.position == self.sampling.max_tokens:
+                self.lengths[row] = self.position
+        keep = [i for i, row in open_rows if self.lengths[row] == 0]
+        if len(keep) <= (1.0 - SHRINK) * len(self.alive):
+            self.keep(keep)
+
+    def keep(self, kept: list[int]) -> None:
+        """Shrink the batch to these rows, and cut padding that none of them needs."""
+        self.alive = [self.alive[i] for i in kept]
+        if not kept:
+            return
+        index = torch.tensor(kept)
+        on_device = index.to(self.device)
+        trim = int(self.pads[index].min())
+        self.pads = self.pads[index] - trim
+        self.cache.select(on_device, trim, self.width - trim + self.sampling.max_tokens - self.position)
+        self.width -= trim
+        self.streams = self.streams[kept]
+        self.next, self.block_last = self.next[on_device], self.block_last[on_device]
+        self.show()
+
+
+def draw(logp: Float[Tensor, "n v"], uniform: Float64[Tensor, " n"]) -> Int[Tensor, " n"]:
+    """One token per row by the inverse of the cumulative distribution; a token of probability zero is never drawn."""
+    cumulative = torch.cumsum(logp.exp(), -1, dtype=torch.float64)
+    total = cumulative[:, -1]
+    target = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cumulative, target[:, None], right=True)[:, 0]
+
+
+def _waves(requests: Sequence[Request], max_rows: int) -> Iterator[tuple[Sampling, list[_Row]]]:
+    """The batches, as the module's docstring says."""
+    groups: dict[Sampling, dict[tuple[int, ...], list[_Row]]] = {}
+    for i, request in enumerate(requests):
+        context = request.context.tokens
+        rows = [_Row(i, s, context, stream) for s, stream in enumerate(request.streams)]
+        groups.setdefault(request.sampling, {}).setdefault(context, []).extend(rows)
+    for sampling, contexts in groups.items():
+        wave: list[_Row] = []
+        for context in sorted(contexts, key=len):
+            rows = contexts[context]
+            if wave and len(wave) + len(rows) > max_rows:
+                yield sampling, wave
+                wave = []
+            while len(rows) > max_rows:
+                yield sampling, rows[:max_rows]
+                rows = rows[max_rows:]
+            wave += rows
+        if wave:
+            yield sampling, wave

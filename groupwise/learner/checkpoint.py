@@ -1,0 +1,47 @@
+"""A learner's state on disk: weights that `from_pretrained` loads, optimiser moments as safetensors, counters as JSON. No pickle."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from groupwise.errors import CheckpointError
+from groupwise.learner.learner import Learner
+from groupwise.models.load import save as save_policy
+
+OPTIMISER = "optimizer.safetensors"
+MODEL = "model"
+
+
+def save(learner: Learner, folder: Path) -> dict[str, Any]:
+    """Write `folder/model` and the optimiser's tensors; returns the counters, as JSON values."""
+    save_policy(learner.policy, folder / MODEL)
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in learner.parameters.items():
+        if name.startswith("value_head."):
+            tensors[f"parameter/{name}"] = parameter.detach()
+        for key, value in learner.optimizer.state.get(parameter, {}).items():
+            tensors[f"{key}/{name}"] = torch.as_tensor(value)
+    save_file({name: t.contiguous() for name, t in tensors.items()}, folder / OPTIMISER)
+    return {"steps": learner.steps, "bad_steps": learner.bad_steps, "bad_in_a_row": learner.bad_in_a_row}
+
+
+@torch.no_grad()
+def load(learner: Learner, folder: Path, counters: dict[str, Any]) -> None:
+    """Take back the optimiser's tensors and the counters; the weights were loaded with the policy. CheckpointError if they do not fit."""
+    tensors = load_file(folder / OPTIMISER)
+    for full, tensor in tensors.items():
+        key, _, name = full.partition("/")
+        if name not in learner.parameters:
+            raise CheckpointError(f"{folder / OPTIMISER} holds {full!r}, but the policy has no such parameter: the checkpoint is of "
+                                  "another model or method")
+        parameter = learner.parameters[name]
+        if key == "parameter":
+            parameter.copy_(tensor)
+        else:
+            # AdamW counts its steps in a tensor on the processor unless it is fused on a GPU.
+            learner.optimizer.state[parameter][key] = tensor.to(parameter.device) if tensor.dim() or parameter.is_cuda else tensor.clone()
+    learner.steps, learner.bad_steps = int(counters["steps"]), int(counters["bad_steps"])
+    learner.bad_in_a_row = int(counters["bad_in_a_row"])

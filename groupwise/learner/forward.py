@@ -1,0 +1,97 @@
+"""How the forward runs: sequences sorted by length into padded micro-batches of a bounded number of positions.
+
+The batch itself is flat; padding exists only here. Only the positions whose next token is trained on reach the head.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from groupwise.errors import ObjectiveError
+from groupwise.models.head import Trunk, ValueHead, Want, score
+from groupwise.objective.batch import Batch
+from groupwise.objective.terms import Live
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A model that gives per-token values of a batch: the trunk with its head, the temperature, and (for a critic) a value head."""
+
+    trunk: Trunk
+    temperature: float
+    pad_id: int
+    value_head: ValueHead | None = None
+    precision: torch.dtype = torch.float32
+
+    def __call__(self, batch: Batch, want: Want) -> Live:
+        """[t] of a micro-batch, with gradient where grad is enabled; entries that are not trained on are 0."""
+        ids, mask, at = _padded(batch, self.pad_id)
+        device = batch.tokens.device
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
+            hidden, _ = self.trunk.hidden(ids, attention_mask=mask)
+        picked = hidden.flatten(0, 1)[at]
+        if self.precision == torch.bfloat16:
+            picked = picked.to(torch.bfloat16)
+            with torch.autocast(device.type, torch.bfloat16):
+                scores = score(self.trunk, picked, batch.tokens[batch.counted], temperature=self.temperature, want=want)
+        else:
+            scores = score(self.trunk, picked, batch.tokens[batch.counted], temperature=self.temperature, want=want)
+        values = self.value_head(picked.to(torch.float32)) if self.value_head is not None else None
+        return Live(logp=_spread(scores.logp, batch.counted), entropy=_maybe(scores.entropy, batch.counted),
+                    sum_p2=_maybe(scores.sum_p2, batch.counted), values=_maybe(values, batch.counted),
+                    hidden=_spread(scores.hidden, batch.counted) if scores.hidden is not None else None)
+
+
+def lengths(batch: Batch) -> np.ndarray:
+    """[sequences] input positions of each: its context and all its tokens but the last."""
+    tokens = np.bincount(batch.layout.ids("token", "sequence"), minlength=batch.layout.size("sequence"))
+    return np.array([len(c) for c in batch.contexts]) + tokens - 1
+
+
+def plan(batch: Batch, chosen: Sequence[int] | np.ndarray, micro_tokens: int) -> list[np.ndarray]:
+    """Micro-batches of the chosen sequences: longest first, at most `micro_tokens` padded positions each (or one sequence).
+
+    A function of the lengths alone, so the same batch is always cut in the same way.
+    """
+    size = lengths(batch)
+    order = sorted((int(s) for s in chosen), key=lambda s: (-size[s], s))
+    parts: list[list[int]] = []
+    for s in order:
+        if parts and (len(parts[-1]) + 1) * size[parts[-1][0]] <= micro_tokens:
+            parts[-1].append(s)
+        else:
+            parts.append([s])
+    return [np.array(part, dtype=np.int64) for part in parts]
+
+
+def _padded(batch: Batch, pad_id: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Input ids and attention mask [b, l], and the flat positions that predict the trained tokens."""
+    starts, size = batch.layout.first_token("sequence"), lengths(batch)
+    width, tokens = int(size.max()), batch.tokens.cpu().numpy()
+    ids = np.full((len(size), width), pad_id, dtype=np.int64)
+    at = np.empty(len(tokens), dtype=np.int64)
+    for row, context in enumerate(batch.contexts):
+        if not context:
+            raise ObjectiveError("a sequence has an empty context: its first token has nothing to be predicted from; give the "
+                                 "prompt at least one token (such as BOS)")
+        n, c = int(starts[row + 1] - starts[row]), len(context)
+        ids[row, :c] = context
+        ids[row, c:c + n - 1] = tokens[starts[row]:starts[row + 1] - 1]
+        at[starts[row]:starts[row + 1]] = row * width + c - 1 + np.arange(n)
+    device = batch.tokens.device
+    mask = torch.from_numpy((np.arange(width)[None] < size[:, None]).astype(np.int64))
+    return torch.from_numpy(ids).to(device), mask.to(device), torch.from_numpy(at).to(device)[batch.counted]
+
+
+def _spread(picked: Tensor, counted: Bool[Tensor, " t"]) -> Tensor:
+    """Values of the trained tokens at their places, 0 elsewhere."""
+    out = picked.new_zeros(len(counted), *picked.shape[1:])
+    return out.index_put((counted.nonzero()[:, 0],), picked)
+
+
+def _maybe(picked: Tensor | None, counted: Bool[Tensor, " t"]) -> Tensor | None:
+    return None if picked is None else _spread(picked, counted)

@@ -1,0 +1,245 @@
+"""The learner: who makes gradients. It scores batches, adds up gradients over micro-batches, and takes optimiser steps."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from groupwise.core.rollout import Group
+from groupwise.core.services import ContextBuilder
+from groupwise.errors import ObjectiveError, TrainingError, nearest
+from groupwise.learner.forward import Scorer, plan
+from groupwise.learner.observe import Meter
+from groupwise.models.head import Trunk, ValueHead, Want
+from groupwise.models.load import Policy
+from groupwise.objective.batch import Batch
+from groupwise.objective.objective import Objective
+from groupwise.objective.terms import Live
+
+PATIENCE = 3
+"""Steps with a non-finite gradient in a row after which training stops."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How gradients are taken and applied. `total_steps` is the number of optimiser steps that a schedule spans."""
+
+    lr: float = 3e-5
+    schedule: str = "constant"
+    warmup_steps: int = 0
+    total_steps: int = 1
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.95)
+    grad_clip: float = 1.0
+    micro_tokens: int = 8192
+    temperature: float = 1.0
+    precision: torch.dtype = torch.float32
+
+    def rate(self, step: int) -> float:
+        """The learning rate of the optimiser step with this index."""
+        if step < self.warmup_steps:
+            return self.lr * (step + 1) / self.warmup_steps
+        done = (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
+        left = {"constant": 1.0, "linear": 1.0 - done, "cosine": 0.5 * (1.0 + math.cos(math.pi * done))}[self.schedule]
+        return self.lr * max(0.0, left)
+
+
+@dataclass
+class Models:
+    """Frozen models that may be asked for log-probs: the reference and named teachers, and contexts to score under."""
+
+    frozen: Mapping[str, Policy] = field(default_factory=dict)
+    contexts: Mapping[str, ContextBuilder] = field(default_factory=dict)
+
+
+class Learner:
+    """One trained policy. `needs` are the method's: with `values`, the policy gets a value head that is trained along."""
+
+    def __init__(self, policy: Policy, settings: Settings, *, needs: frozenset[str] = frozenset(), models: Models | None = None,
+                 policy_id: str = "policy") -> None:
+        self.policy, self.settings, self.policy_id = policy, settings, policy_id
+        self.models = models or Models()
+        self.device = next(policy.model.parameters()).device
+        trunk = Trunk(policy.model)
+        self.value_head = ValueHead(policy.model.config.get_text_config().hidden_size).to(self.device) if "values" in needs else None
+        self.scorer = Scorer(trunk, settings.temperature, policy.pad_id, self.value_head, settings.precision)
+        self.frozen = {name: Scorer(Trunk(p.model), settings.temperature, p.pad_id, precision=settings.precision)
+                       for name, p in self.models.frozen.items()}
+        self.parameters: dict[str, Tensor] = dict(policy.model.named_parameters())
+        if self.value_head is not None:
+            self.parameters |= {f"value_head.{name}": p for name, p in self.value_head.named_parameters()}
+        self.optimizer = torch.optim.AdamW(list(self.parameters.values()), lr=settings.lr, betas=settings.betas,
+                                           weight_decay=settings.weight_decay, fused=True)
+        self.steps, self.bad_steps, self.bad_in_a_row = 0, 0, 0
+
+    # ---- scoring -----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def logprobs(self, batch: Batch, groups: Sequence[Group], needs: frozenset[str]) -> dict[str, Tensor]:
+        """Per-token columns of a packed batch: old_logp, ref_logp, values, entropy, sum_p2, `teacher:NAME/CONTEXT`.
+
+        One pass per (weights, context). Tokens without the context (a builder that answers None) are nan.
+        """
+        columns: dict[str, Tensor] = {}
+        own = needs & {"old", "values", "entropy", "sum_p2"}
+        if own:
+            live = self._whole(self.scorer, batch, Want(entropy="entropy" in own, sum_p2="sum_p2" in own))
+            found = {"old": ("old_logp", live.logp), "values": ("values", live.values), "entropy": ("entropy", live.entropy),
+                     "sum_p2": ("sum_p2", live.sum_p2)}
+            columns |= {name: x for need in own for name, x in [found[need]] if x is not None}
+        if "ref" in needs:
+            columns["ref_logp"] = self._whole(self._frozen("ref"), batch, Want()).logp
+        for need in sorted(n for n in needs if n.startswith("teacher:")):
+            columns[need] = self._teacher(need, batch, groups)
+        if unknown := {n for n in needs if n not in ("old", "values", "entropy", "sum_p2", "ref") and not n.startswith("teacher:")}:
+            raise ObjectiveError(f"nothing here scores {sorted(unknown)}; {nearest(min(unknown), ('old', 'ref', 'values', 'entropy', 'sum_p2'))}")
+        return columns
+
+    def _frozen(self, name: str) -> Scorer:
+        if name not in self.frozen:
+            raise ObjectiveError(f"the method needs log-probs of a model {name!r} that was not loaded; {nearest(name, self.frozen)}")
+        return self.frozen[name]
+
+    def _teacher(self, need: str, batch: Batch, groups: Sequence[Group]) -> Float[Tensor, " t"]:
+        """Log-probs of the same tokens under another context (`plain`: the same context)."""
+        name, _, where = need.removeprefix("teacher:").partition("/")
+        scorer = self.scorer if name == "policy" else self._frozen(name)
+        if where in ("", "plain"):
+            return self._whole(scorer, batch, Want()).logp
+        if where not in self.models.contexts:
+            raise ObjectiveError(f"{need!r} names no context of the method; {nearest(where, self.models.contexts)}")
+        if batch.layout.size("sequence") != batch.layout.size("episode"):
+            raise ObjectiveError(f"{need!r}: an episode of several sequences cannot be put under one other context")
+        build = self.models.contexts[where]
+        made = [build(r, g) for g in groups for r in g.rollouts if any(t.completion.tokens for t in r.episode.turns)]
+        there = np.array([c is not None for c in made])
+        moved = replace(batch, contexts=tuple(c.tokens if c is not None else old for c, old in zip(made, batch.contexts, strict=True)))
+        logp = self._whole(scorer, moved, Want()).logp
+        has = torch.from_numpy(there[batch.layout.ids("token", "sequence")]).to(self.device)
+        return torch.where(has, logp, torch.nan)
+
+    def _whole(self, scorer: Scorer, batch: Batch, want: Want) -> Live:
+        """A pass over all sequences, put back into the batch's order."""
+        parts = plan(batch, range(batch.layout.size("sequence")), self.settings.micro_tokens)
+        return _assemble(batch, parts, [scorer(batch.take(part), want) for part in parts])
+
+    # ---- gradients ---------------------------------------------------------------------------------------------------
+
+    def gradients(self, batch: Batch, objective: Objective) -> dict[str, float]:
+        """Add the gradient of a weighed minibatch to the parameters'; sequences that cannot have one are not run."""
+        idle = objective.idle(batch)
+        parts = plan(batch, np.flatnonzero(~idle), self.settings.micro_tokens)
+        want = Want(entropy=True, sum_p2="sum_p2" in objective.needs, hidden="hidden:last" in objective.needs)
+        meter, lost = Meter(), 0
+        if objective.reach in ("group", "step"):
+            lost = self._two_passes(batch, objective, parts, want, meter)
+        else:
+            for part in parts:
+                live, good = self._finite(batch, part, want)
+                lost += len(part) - len(good)
+                if not len(good):
+                    continue
+                micro = batch.take(good)
+                loss = objective.loss(live, micro)
+                loss.value.backward()  # type: ignore[no-untyped-call]
+                meter.add(loss, live, micro)
+        stats = meter.result()
+        stats["dropped_sequences"] = float(lost)
+        stats["idle_share"] = float(idle.mean())
+        return stats | {f"weights/{name}": float(w.values.double().sum()) for name, w in batch.weights.items()}
+
+    def _two_passes(self, batch: Batch, objective: Objective, parts: list[np.ndarray], want: Want, meter: Meter) -> int:
+        """Losses that reach across micro-batches: log-probs of the whole step without gradient, dL/dlogp on them, then the
+        backward of sum(stopgrad(dL/dlogp) logp) per micro-batch. Exact on any split.
+        """
+        with torch.no_grad():
+            whole = _assemble(batch, parts, [self.scorer(batch.take(part), want) for part in parts])
+        leaves = {name: x.detach().requires_grad_() for name, x in vars(whole).items() if x is not None}
+        loss = objective.loss(Live(**leaves), batch)
+        slopes = torch.autograd.grad(loss.value, list(leaves.values()), allow_unused=True)
+        meter.add(loss, whole, batch)
+        lost = 0
+        for part in parts:
+            live, good = self._finite(batch, part, want)
+            lost += len(part) - len(good)
+            if not len(good):
+                continue
+            index = torch.from_numpy(_tokens_of(batch, good)).to(self.device)
+            pairs = [(slope[index], vars(live)[name]) for name, slope in zip(leaves, slopes, strict=True) if slope is not None]
+            torch.stack([(slope * x).sum() for slope, x in pairs]).sum().backward()  # type: ignore[no-untyped-call]
+        return lost
+
+    def _finite(self, batch: Batch, part: np.ndarray, want: Want) -> tuple[Live, np.ndarray]:
+        """The forward of the sequences of a micro-batch whose log-probs are finite (0 * nan is not a mask), and which they are."""
+        live = self.scorer(batch.take(part), want)
+        broken = ~torch.isfinite(live.logp.detach())
+        if not bool(broken.any()):
+            return live, part
+        of_token = np.repeat(part, np.diff(batch.layout.first_token("sequence"))[part])
+        good = part[~np.isin(part, of_token[broken.cpu().numpy()])]
+        return (self.scorer(batch.take(good), want) if len(good) else live), good
+
+    def apply(self) -> dict[str, float]:
+        """Clip, step, clear. A non-finite gradient skips the step and is counted; three in a row stop the run."""
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters.values() if p.grad is not None])
+        size, rate = float(norm), self.settings.rate(self.steps)
+        if not math.isfinite(size):
+            self.discard()
+            self.bad_steps += 1
+            self.bad_in_a_row += 1
+            if self.bad_in_a_row >= PATIENCE:
+                raise TrainingError(f"the gradient was not finite {PATIENCE} optimiser steps in a row: lower the learning rate "
+                                    f"(now {rate:g}), or look at the last rollouts of the run for broken log-probs")
+        else:
+            self.bad_in_a_row = 0
+            if self.settings.grad_clip:
+                torch.nn.utils.clip_grads_with_norm_(self.parameters.values(), self.settings.grad_clip, norm)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            self.optimizer.step()
+            self.discard()
+        self.steps += 1
+        return {"grad_norm": size, "lr": rate, "skipped_steps": float(self.bad_steps)}
+
+    def discard(self) -> None:
+        """Clear the gradients."""
+        self.optimizer.zero_grad(set_to_none=True)
+
+    # ---- weights and state -------------------------------------------------------------------------------------------
+
+    def weights(self) -> dict[str, Tensor]:
+        """The policy's weights by name, as the engine takes them (not copied)."""
+        return dict(self.policy.model.state_dict())
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """A copy of all trained parameters."""
+        return {name: p.detach().clone() for name, p in self.parameters.items()}
+
+    @torch.no_grad()
+    def restore(self, snapshot: Mapping[str, Any]) -> None:
+        """Take a snapshot back."""
+        for name, parameter in self.parameters.items():
+            parameter.copy_(snapshot[name])
+
+
+def _assemble(batch: Batch, parts: list[np.ndarray], lives: list[Live]) -> Live:
+    """The live values of micro-batches at their places in the whole batch."""
+    index = torch.from_numpy(np.concatenate([_tokens_of(batch, part) for part in parts])).to(batch.tokens.device)
+    fields: dict[str, Tensor] = {}
+    for name in ("logp", "entropy", "sum_p2", "values", "hidden"):
+        pieces = [vars(live)[name] for live in lives]
+        if pieces[0] is not None:
+            joined = torch.cat(pieces)
+            fields[name] = joined.new_zeros(len(batch.tokens), *joined.shape[1:]).index_copy(0, index, joined)
+    return Live(**fields)
+
+
+def _tokens_of(batch: Batch, part: np.ndarray) -> np.ndarray:
+    """Places of the tokens of some sequences, in their order."""
+    starts = batch.layout.first_token("sequence")
+    return np.concatenate([np.arange(starts[s], starts[s + 1]) for s in part])

@@ -1,0 +1,90 @@
+"""The one place that makes metrics of an optimiser step: sums over micro-batches with the same masks for every method.
+
+KL estimators are those of specs such as Schulman's "Approximating KL divergence": on samples of p, with u = log q - log p,
+k1 = -u, k2 = u^2/2, k3 = e^u - u - 1 estimate KL(p || q).
+"""
+
+import math
+from collections import defaultdict
+
+import torch
+from torch import Tensor
+
+from groupwise.objective.batch import Batch
+from groupwise.objective.objective import Loss, Seen
+from groupwise.objective.terms import OLD, RECORDED, SELF, Live, Policy, base_logp
+
+
+class Meter:
+    """Adds up what the micro-batches of one optimiser step saw; `result` gives the metrics."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = defaultdict(float)
+        self.tops: dict[str, float] = defaultdict(float)
+
+    @torch.no_grad()
+    def add(self, loss: Loss, live: Live, batch: Batch) -> None:
+        """Take in one micro-batch."""
+        self.sums["loss"] += float(loss.value)
+        self.sums["dropped_tokens"] += loss.dropped
+        mask = batch.loss_mask & torch.isfinite(live.logp)
+        self.sums["tokens"] += int(mask.sum())
+        if live.entropy is not None:
+            self.sums["entropy"] += float(live.entropy[mask].sum())
+        base = base_logp(live, batch)
+        self._kl("behaviour", (live.logp - base)[mask & ((batch.behaviour == OLD) | (batch.behaviour == RECORDED))])
+        if "ref_logp" in batch.columns:
+            self._kl("reference", (batch.columns["ref_logp"] - live.logp)[mask])
+        learner = torch.where(batch.behaviour == OLD, base, live.logp)
+        fresh = mask & ((batch.behaviour == SELF) | (batch.behaviour == OLD)) & torch.isfinite(batch.columns["engine_logp"])
+        self._mismatch((learner - batch.columns["engine_logp"])[fresh])
+        for seen in loss.seen:
+            if isinstance(seen.term, Policy) and seen.term.name == "policy":
+                self._policy(seen, batch, loss.correction)
+
+    def _kl(self, pair: str, u: Tensor) -> None:
+        """`u` is log q - log p on samples of p."""
+        u = u[torch.isfinite(u)].double()
+        self.sums[f"kl_{pair}/n"] += len(u)
+        self.sums[f"kl_{pair}/k1"] -= float(u.sum())
+        self.sums[f"kl_{pair}/k2"] += float((0.5 * u * u).sum())
+        self.sums[f"kl_{pair}/k3"] += float((torch.expm1(u) - u).sum())
+
+    def _mismatch(self, gap: Tensor) -> None:
+        """`gap` is the learner's log-prob minus the engine's, at the engine's weights."""
+        size = gap.abs().double()
+        self.sums["mismatch/n"] += len(gap)
+        self.sums["mismatch/mean_abs"] += float(size.sum())
+        self.sums["mismatch/over_2x"] += int((size > math.log(2.0)).sum())
+        self.tops["mismatch/max_abs"] = max(self.tops["mismatch/max_abs"], float(size.max()) if len(gap) else 0.0)
+
+    def _policy(self, seen: Seen, batch: Batch, correction: Tensor) -> None:
+        assert seen.ratio is not None
+        assert seen.stopped is not None
+        assert isinstance(seen.term, Policy)
+        advantage, ratio = batch.column(seen.term.credit), seen.ratio[seen.mask].double()
+        self.sums["policy/n"] += len(ratio)
+        self.sums["ratio_mean"] += float(ratio.sum())
+        self.sums["ratio_squared"] += float((ratio * ratio).sum())
+        self.tops["ratio_max"] = max(self.tops["ratio_max"], float(ratio.max()) if len(ratio) else 0.0)
+        self.sums["clip_high"] += int((seen.stopped & (advantage > 0)).sum())
+        self.sums["clip_low"] += int((seen.stopped & (advantage < 0)).sum())
+        self.sums["correction_mean"] += float(correction[seen.mask].sum())
+
+    def result(self) -> dict[str, float]:
+        """Means over tokens, sums and maxima; a metric without a single observation is left out."""
+        s = self.sums
+        out = {"loss": s["loss"], "dropped_tokens": s["dropped_tokens"], "tokens_trained": s["tokens"]}
+        if s["tokens"]:
+            out["entropy"] = s["entropy"] / s["tokens"]
+        for pair in ("behaviour", "reference"):
+            if n := s[f"kl_{pair}/n"]:
+                out |= {f"kl_{pair}_{k}": s[f"kl_{pair}/{k}"] / n for k in ("k1", "k2", "k3")}
+        if n := s["mismatch/n"]:
+            out |= {"mismatch_mean": s["mismatch/mean_abs"] / n, "mismatch_max": self.tops["mismatch/max_abs"],
+                    "mismatch_over_2x": s["mismatch/over_2x"] / n}
+        if n := s["policy/n"]:
+            out |= {"ratio_mean": s["ratio_mean"] / n, "ratio_max": self.tops["ratio_max"], "clip_high": s["clip_high"] / n,
+                    "clip_low": s["clip_low"] / n, "correction_mean": s["correction_mean"] / n,
+                    "ess": s["ratio_mean"] ** 2 / (n * s["ratio_squared"]) if s["ratio_squared"] else 0.0}
+        return out

@@ -1,0 +1,44 @@
+"""A Method: what surrounds an objective. Every field has a neutral default."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from groupwise.core.rollout import Group
+from groupwise.core.services import ContextBuilder, MethodState
+from groupwise.methods.update import Once, Update
+from groupwise.objective.objective import Objective
+from groupwise.sampling.admission import Admission, Refill
+from groupwise.sampling.intervention import Intervention
+from groupwise.sampling.planner import Planner, Shuffled
+
+Shaping = Callable[[Group], Group]
+
+
+@dataclass(frozen=True)
+class Method:
+    """An objective and its surroundings.
+
+    planner     which prompts, how many rollouts
+    refill      whether refused groups are replaced by new prompts within the step
+    intervene   what happens to rollouts at fixed moments
+    admit       which groups may enter, judged on strict correctness, before shaping
+    shape       reward shaping, group by group
+    update      how a batch is spent: one optimiser step, several, gated
+    state       what is kept across steps
+    contexts    named contexts under which tokens may be scored (`teacher:NAME/CONTEXT`)
+    """
+
+    objective: Objective
+    planner: Callable[[], Planner] = Shuffled
+    refill: Refill | None = None
+    intervene: tuple[Intervention, ...] = ()
+    admit: tuple[Admission, ...] = ()
+    shape: tuple[Shaping, ...] = ()
+    update: Update = field(default_factory=Once)
+    state: Callable[[], MethodState] = MethodState
+    contexts: Mapping[str, ContextBuilder] = field(default_factory=dict)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What must be scored between collecting and crediting; several optimiser steps need `old`."""
+        return self.objective.scored_before | (frozenset({"old"}) if self.update.steps > 1 else frozenset())

@@ -1,0 +1,53 @@
+"""Small policies made from nothing: a character tokenizer and a random model of a published architecture.
+
+They serve the embedded job, the tests and anybody without weights at hand. Nothing is downloaded.
+"""
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from groupwise.errors import ConfigError, nearest
+
+ALPHABET = "0123456789+-*/()=,;:>#? .xy"
+"""Characters of the embedded tasks; with the three special tokens they fit a vocabulary of 32."""
+
+FAMILIES = ("qwen2", "qwen3", "llama", "mistral", "gemma3_text", "qwen3_moe")
+
+
+def character_tokenizer(alphabet: str = ALPHABET) -> PreTrainedTokenizerFast:
+    """A tokenizer with one token per character, `<pad>` 0, `<bos>` 1 and `<eos>` 2; it adds no special tokens by itself."""
+    vocabulary = {token: i for i, token in enumerate(["<pad>", "<bos>", "<eos>", *alphabet])}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
+    backend.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    backend.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>",
+                                   padding_side="left", clean_up_tokenization_spaces=False)
+
+
+def random_policy(tokenizer: PreTrainedTokenizerBase, *, family: str = "qwen2", hidden: int = 256, layers: int = 4,
+                  heads: int = 4, kv_heads: int = 2, mlp: int = 512, context: int = 512, std: float = 0.05,
+                  seed: int = 0) -> PreTrainedModel:
+    """A random causal language model in fp32, tied embeddings, with the vocabulary rounded up to a multiple of 32.
+
+    `std` is the standard deviation of every matrix: 0.05 learns far sooner at these sizes than the usual 0.02.
+    """
+    if family not in FAMILIES:
+        raise ConfigError(f"unknown model family {family!r}; {nearest(family, FAMILIES)}")
+    vocabulary = -(-len(tokenizer) // 32) * 32
+    extra = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": mlp} if family == "qwen3_moe" else {}
+    config = AutoConfig.for_model(
+        family, vocab_size=vocabulary, hidden_size=hidden, intermediate_size=mlp, num_hidden_layers=layers,
+        num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=hidden // heads, max_position_embeddings=context,
+        tie_word_embeddings=True, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id, attention_dropout=0.0, **extra)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() >= 2:
+                parameter.normal_(0.0, std, generator=draw)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.generation_config.bos_token_id = tokenizer.bos_token_id
+    return model.eval()

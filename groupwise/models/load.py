@@ -1,0 +1,113 @@
+"""A policy from a folder (or hub id) and back: model, tokenizer, every EOS id."""
+
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from groupwise.errors import ConfigError
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+
+
+@dataclass
+class Policy:
+    """A causal language model, its tokenizer and the ids that end and pad; always in eval mode (no dropout)."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    eos_ids: tuple[int, ...]
+    pad_id: int
+
+    def __post_init__(self) -> None:
+        self.model.eval()
+
+
+def policy_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Policy:
+    """A policy with the EOS and padding ids found in the generation settings, the configuration and the tokenizer.
+
+    Padding falls back to the first EOS id: padding is masked, so any id serves. ConfigError where there is no EOS id.
+    """
+    generation, config = model.generation_config, model.config.get_text_config().to_dict()
+    known = (generation.eos_token_id if generation is not None else None, config.get("eos_token_id"), tokenizer.eos_token_id)
+    eos = _ids(known)
+    if not eos:
+        raise ConfigError("the model has no EOS id in its generation settings, configuration or tokenizer, so no completion "
+                          "could end; set eos_token_id in generation_config.json")
+    pads = (tokenizer.pad_token_id, generation.pad_token_id if generation is not None else None, config.get("pad_token_id"))
+    return Policy(model, tokenizer, eos, (*_ids(pads), eos[0])[0])
+
+
+def load(source: str | Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu", local_only: bool = False) -> Policy:
+    """The policy of a folder, or of a hub id if no such folder exists; weights are cast to `dtype`.
+
+    Safetensors only, no remote code, attention "sdpa". `local_only` forbids downloads. ConfigError says what is missing.
+    """
+    folder = Path(source)
+    if folder.is_dir():
+        _check_folder(folder)
+    elif isinstance(source, Path) or source.startswith((".", "/", "~")) or source.count("/") > 1:
+        raise ConfigError(f"no model folder at {str(source)!r}; give an existing folder or a hub id such as 'owner/name'")
+    name = str(source)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local_only, trust_remote_code=False)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            name, dtype=dtype, attn_implementation="sdpa", local_files_only=local_only, trust_remote_code=False,
+            use_safetensors=True, output_loading_info=True)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot load a policy from {name!r}: {error}") from error
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        raise ConfigError(f"the weights of {name!r} lack {len(missing)} parameters ({', '.join(missing[:3])} ...), which would "
+                          "be left random; the checkpoint is of another architecture or incomplete")
+    model.to(device)
+    return policy_of(model, tokenizer)
+
+
+def save(policy: Policy, folder: Path, dtype: torch.dtype | None = None) -> None:
+    """Write model (as `dtype`, or as it is), tokenizer and greedy generation settings that stop at every EOS id.
+
+    The folder loads with transformers' plain `from_pretrained`; nothing but what this policy needs is written.
+    """
+    model = policy.model
+    before = model.generation_config
+    model.generation_config = GenerationConfig(
+        bos_token_id=policy.tokenizer.bos_token_id, eos_token_id=list(policy.eos_ids), pad_token_id=policy.pad_id,
+        do_sample=False)
+    model.save_pretrained(folder, state_dict=_cast(model.state_dict(), dtype), safe_serialization=True)
+    model.generation_config = before
+    if dtype is not None:  # save_pretrained states the dtype of the model in memory
+        config = copy.deepcopy(model.config)
+        config.dtype = dtype
+        config.save_pretrained(folder)
+    policy.tokenizer.save_pretrained(folder)
+
+
+def _cast(state: dict[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """The floating-point tensors as `dtype`; tensors that share storage go on sharing it (tied weights are stored once)."""
+    done: dict[tuple[int, torch.Size], Tensor] = {}
+    out = {}
+    for name, tensor in state.items():
+        keep = dtype is None or not tensor.is_floating_point()
+        out[name] = tensor if keep else done.setdefault((tensor.data_ptr(), tensor.shape), tensor.to(dtype))
+    return out
+
+
+def _ids(known: Iterable[int | list[int] | None]) -> tuple[int, ...]:
+    """The distinct valid ids in order; some configurations hold one id, some a list, some -1 for none."""
+    flat = [i for entry in known if entry is not None for i in (entry if isinstance(entry, list) else [entry])]
+    return tuple(dict.fromkeys(i for i in flat if i >= 0))
+
+
+def _check_folder(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"{str(folder)!r} is no model folder: it has no config.json")
+    if not any(folder.glob("*.safetensors")):
+        raise ConfigError(f"{str(folder)!r} has no weights (*.safetensors); other formats are not read: convert them with "
+                          "transformers' save_pretrained")
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        raise ConfigError(f"{str(folder)!r} has no tokenizer (none of {', '.join(_TOKENIZER_FILES)})")

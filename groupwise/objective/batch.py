@@ -1,0 +1,182 @@
+"""The flat batch: every token of the rollouts once, never padded, with the ids of the units it belongs to."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from groupwise.core.episode import TrainSequence, sequences
+from groupwise.core.layout import Ids, Key, Layout
+from groupwise.core.rollout import BEHAVIOURS, Behaviour, Group, Rollout
+from groupwise.errors import ObjectiveError, nearest
+
+_EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Column:
+    """Named credit at a stated unit (or key): one value per unit, detached."""
+
+    unit: str
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A term's weights: one per unit of the term."""
+
+    unit: str
+    values: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Tokens [t] of all sequences, one after the other.
+
+    contexts    the tokens before each sequence's first token
+    counted     trained on according to its tags: the tokens of every denominator
+    loss_mask   counted, less what a mask dropped: the tokens of every numerator
+    behaviour   index into BEHAVIOURS: what the ratio divides by
+    columns     per token: engine_logp, and what was asked for (old_logp, ref_logp, values, teacher:NAME/CONTEXT)
+    credit      per unit: advantage and whatever else the credit named
+    weights     per term: one weight per unit of the term, fixed for the whole optimiser step
+    policy      the name of the weights that wrote each episode
+    """
+
+    layout: Layout
+    contexts: tuple[tuple[int, ...], ...]
+    tokens: Int[Tensor, " t"]
+    counted: Bool[Tensor, " t"]
+    loss_mask: Bool[Tensor, " t"]
+    behaviour: Int[Tensor, " t"]
+    version: Int[Tensor, " t"]
+    columns: Mapping[str, Tensor] = field(default_factory=lambda: _EMPTY)
+    credit: Mapping[str, Column] = field(default_factory=lambda: _EMPTY)
+    weights: Mapping[str, Weight] = field(default_factory=lambda: _EMPTY)
+    extras: Mapping[str, Tensor] = field(default_factory=lambda: _EMPTY)
+    policy: tuple[str, ...] = ()
+
+    def ids(self, child: str, parent: str) -> Int[Tensor, " n"]:
+        """For every `child`, the id of its `parent` unit or key cell."""
+        return torch.from_numpy(self.layout.ids(child, parent)).to(self.tokens.device)
+
+    def column(self, name: str) -> Float[Tensor, " t"]:
+        """A per-token column; credit columns are spread over their unit's tokens."""
+        if name in self.columns:
+            return self.columns[name]
+        return self.at(name, "token")
+
+    def at(self, name: str, unit: str) -> Float[Tensor, " n"]:
+        """A credit column at a unit no coarser than its own."""
+        if name not in self.credit:
+            raise ObjectiveError(f"no column {name!r} in the batch; {nearest(name, (*self.columns, *self.credit))}")
+        column = self.credit[name]
+        values = column.values[self.layout.ids(unit, column.unit)]
+        return torch.from_numpy(values).to(self.tokens.device, self.columns["engine_logp"].dtype)
+
+    def with_columns(self, columns: Mapping[str, Tensor], credit: Mapping[str, Column]) -> "Batch":
+        """The batch with what was scored and credited; tokens whose credit is nan leave the numerators."""
+        mask = self.loss_mask.clone()
+        for column in credit.values():
+            dropped = np.isnan(column.values)[self.layout.ids("token", column.unit)]
+            mask &= torch.from_numpy(~dropped).to(mask.device)
+        clean = {name: replace(c, values=np.nan_to_num(c.values, nan=0.0)) for name, c in credit.items()}
+        return replace(self, columns={**self.columns, **columns}, credit=clean, loss_mask=mask)
+
+    def take(self, chosen: Sequence[int] | np.ndarray) -> "Batch":
+        """The batch of some sequences; weights and credit go with their units."""
+        layout, kept = self.layout.take(chosen)
+        index = torch.from_numpy(kept["token"]).to(self.tokens.device)
+        return Batch(
+            layout=layout, contexts=tuple(self.contexts[s] for s in kept["sequence"].tolist()),
+            tokens=self.tokens[index], counted=self.counted[index], loss_mask=self.loss_mask[index],
+            behaviour=self.behaviour[index], version=self.version[index],
+            columns={name: x[index] for name, x in self.columns.items()},
+            credit={name: replace(c, values=c.values[kept[c.unit]]) for name, c in self.credit.items()},
+            weights={name: replace(w, values=w.values[torch.from_numpy(kept[w.unit]).to(w.values.device)])
+                     for name, w in self.weights.items()},
+            extras={name: x[index] for name, x in self.extras.items()},
+            policy=tuple(self.policy[e] for e in kept["episode"].tolist()))
+
+    def written_by(self, policy: str) -> "Batch":
+        """The batch of the episodes of one policy: what one learner trains on."""
+        own = np.array([name == policy for name in self.policy])[self.layout.episode]
+        return self if own.all() else self.take(np.flatnonzero(own))
+
+    def groups(self, chosen: Sequence[int] | np.ndarray) -> "Batch":
+        """The batch of some whole groups, in the order of their sequences."""
+        wanted = np.isin(self.layout.ids("sequence", "group"), np.asarray(chosen))
+        return self.take(np.flatnonzero(wanted))
+
+
+def pack(groups: Sequence[Group], *, default: Behaviour = "self", dtype: torch.dtype = torch.float32, device: str = "cpu") -> Batch:
+    """The flat batch of groups; `default` is the behaviour of tokens that do not name their own.
+
+    Keys: `turn` and `state` over segments (within the group; a segment of unknown state is alone), `role` over episodes
+    (within the group), `policy` over episodes.
+    """
+    rows: list[tuple[int, int, Rollout, TrainSequence]] = []
+    episodes: list[tuple[int, Rollout]] = []
+    for g, group in enumerate(groups):
+        for rollout in group.rollouts:
+            found = list(sequences(rollout.episode))
+            if found:
+                rows += [(g, len(episodes), rollout, row) for row in found]
+                episodes.append((g, rollout))
+    if not rows:
+        raise ObjectiveError("no rollout has a token: nothing to train on")
+    layout = _layout(rows, episodes, groups)
+    behaviour = np.concatenate([row.behaviour for *_, row in rows])
+    behaviour[behaviour == BEHAVIOURS.index("default")] = BEHAVIOURS.index(default)
+    counted = behaviour != BEHAVIOURS.index("none")
+    masked = np.concatenate([np.full(len(row.tokens), rollout.masked) for _, _, rollout, row in rows])
+    logp = np.concatenate([row.engine_logp for *_, row in rows])
+    return Batch(
+        layout=layout, contexts=tuple(row.context.tokens for *_, row in rows),
+        tokens=_tensor(np.concatenate([row.tokens for *_, row in rows]), device),
+        counted=_tensor(counted, device), loss_mask=_tensor(counted & ~masked, device),
+        behaviour=_tensor(behaviour.astype(np.int64), device),
+        version=_tensor(np.concatenate([row.version for *_, row in rows]), device),
+        columns={"engine_logp": _tensor(logp, device).to(dtype)}, extras=_extras([row for *_, row in rows], device),
+        policy=tuple(rollout.episode.policy for _, rollout in episodes))
+
+
+def _layout(rows: list[tuple[int, int, Rollout, TrainSequence]], episodes: list[tuple[int, Rollout]],
+            groups: Sequence[Group]) -> Layout:
+    segment_of_token: list[np.ndarray] = []
+    sequence_of_segment: list[int] = []
+    turns: list[Hashable] = []
+    states: list[Hashable] = []
+    for s, (g, e, rollout, row) in enumerate(rows):
+        for index in dict.fromkeys(row.segment.tolist()):
+            segment_of_token.append(np.full(int((row.segment == index).sum()), len(sequence_of_segment)))
+            sequence_of_segment.append(s)
+            state = rollout.episode.turns[index].state
+            turns.append((g, index))
+            states.append((g, state) if state is not None else (g, e, index))
+    keys = {"turn": Key.of("segment", turns), "state": Key.of("segment", states),
+            "role": Key.of("episode", [(g, r.episode.role) for g, r in episodes]),
+            "policy": Key.of("episode", [r.episode.policy for _, r in episodes])}
+    return Layout(segment=np.concatenate(segment_of_token).astype(np.int64), sequence=np.array(sequence_of_segment, dtype=np.int64),
+                  episode=np.array([e for _, e, _, _ in rows], dtype=np.int64),
+                  group=np.array([g for g, _ in episodes], dtype=np.int64), groups=len(groups), keys=keys)
+
+
+def _extras(rows: list[TrainSequence], device: str) -> dict[str, Tensor]:
+    names = set.intersection(*(set(row.extras) for row in rows))
+    return {name: _tensor(np.concatenate([row.extras[name] for row in rows]), device) for name in sorted(names)}
+
+
+def _tensor(array: np.ndarray, device: str) -> Tensor:
+    return torch.from_numpy(array).to(device)
+
+
+def trained_tokens(batch: Batch) -> Ids:
+    """[episodes] trained tokens of each episode: |o| of the papers."""
+    ids = batch.layout.ids("token", "episode")
+    return np.bincount(ids[batch.counted.cpu().numpy()], minlength=batch.layout.size("episode")).astype(np.int64)

@@ -1,0 +1,308 @@
+"""Credit: from rewards to named advantage columns, in numpy, pure and detached.
+
+    A = transform((x - baseline) / scale)          over the cells of a unit or key
+
+`x` is a signal with one value per unit; cells are groups unless another key is named. Rollouts that abstain are not here.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from groupwise.core.layout import Layout
+from groupwise.core.rollout import Group
+from groupwise.errors import ObjectiveError
+from groupwise.objective import levels
+from groupwise.objective.batch import Batch, Column, trained_tokens
+
+Values = Float[np.ndarray, " n"]
+Ids = Int[np.ndarray, " n"]
+Singleton = Literal["zero", "raw", "drop", "refuse"]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What credit may look at: one row per episode of the batch, plus per-token values that were asked for."""
+
+    layout: Layout
+    reward: Values
+    correct: Bool[np.ndarray, " n"]
+    length: Ids
+    weight: Values
+    turn_reward: Float[np.ndarray, " s"]
+    components: Mapping[str, Values]
+    counted: Bool[np.ndarray, " t"]
+    needed: Mapping[str, Float[np.ndarray, " t"]]
+
+
+def scored(groups: Sequence[Group], batch: Batch, needed: Mapping[str, Any]) -> Scored:
+    """The table of a packed batch; `needed` are its per-token columns as arrays."""
+    rollouts = [r for g in groups for r in g.rollouts if any(t.completion.tokens for t in r.episode.turns)]
+    names = sorted({c.name for r in rollouts for c in r.components})
+    components = {name: np.array([_or_nan(r.component(name)) for r in rollouts]) for name in names}
+    turn_reward = [sum(c.weight * c.value for c in r.components if c.value is not None and c.target != "rollout" and c.index == i)
+                   for r in rollouts for i, turn in enumerate(r.episode.turns) if turn.completion.tokens]
+    return Scored(
+        layout=batch.layout, reward=np.array([_or_nan(r.reward) for r in rollouts]),
+        correct=np.array([bool(r.verdict.correct) for r in rollouts]), length=trained_tokens(batch),
+        weight=np.array([r.weight for r in rollouts], dtype=np.float64), turn_reward=np.array(turn_reward, dtype=np.float64),
+        components=components, counted=batch.counted.cpu().numpy(), needed=needed)
+
+
+def _or_nan(value: float | None) -> float:
+    return np.nan if value is None else value
+
+
+class Credit(Protocol):
+    """Named columns from a scored table and the method's state; `needs` names per-token values (old, ref, values)."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What must be scored before."""
+        ...
+
+    def __call__(self, table: Scored, state: Any) -> dict[str, Column]:
+        """The columns, `advantage` among them."""
+        ...
+
+
+# ---- signals: one value per unit -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Reward:
+    """The episode's reward, or one of its components."""
+
+    component: str | None = None
+    unit: str = "episode"
+    needs: frozenset[str] = frozenset()
+
+    def __call__(self, table: Scored) -> Values:
+        """[episodes]; nan where it abstains."""
+        if self.component is None:
+            return table.reward
+        if self.component not in table.components:
+            raise ObjectiveError(f"no reward component {self.component!r}; there are {sorted(table.components)}")
+        return table.components[self.component]
+
+
+@dataclass(frozen=True)
+class TurnReward:
+    """The reward that a turn earned by itself (components that target turns or spans)."""
+
+    unit: str = "segment"
+    needs: frozenset[str] = frozenset()
+
+    def __call__(self, table: Scored) -> Values:
+        """[segments]."""
+        return table.turn_reward
+
+
+@dataclass(frozen=True)
+class RewardMinusKl:
+    """r - beta sum_t (log pi_old - log pi_ref): the reference penalty in the reward, k1, detached (TRL RLOO; OpenRLHF)."""
+
+    beta: float
+    unit: str = "episode"
+    needs: frozenset[str] = frozenset({"old", "ref"})
+
+    def __call__(self, table: Scored) -> Values:
+        """[episodes]."""
+        gap = table.needed["old_logp"] - table.needed["ref_logp"]
+        ids = table.layout.ids("token", "episode")
+        return table.reward - self.beta * levels.reduce(gap, ids, table.layout.size("episode"), "sum", mask=table.counted)
+
+
+# ---- baselines and scales --------------------------------------------------------------------------------------------
+
+
+class Baseline(Protocol):
+    """What is subtracted; `singleton` says what a cell of one gets."""
+
+    @property
+    def singleton(self) -> Singleton:
+        """The rule for a cell of one."""
+        ...
+
+    def __call__(self, x: Values, ids: Ids, size: int, mask: Bool[np.ndarray, " n"]) -> Values:
+        """One value per unit."""
+        ...
+
+
+@dataclass(frozen=True)
+class NoBaseline:
+    """0."""
+
+    singleton: Singleton = "raw"
+
+    def __call__(self, x: Values, ids: Ids, size: int, mask: Bool[np.ndarray, " n"]) -> Values:
+        """Zeros."""
+        return np.zeros_like(x)
+
+
+@dataclass(frozen=True)
+class GroupMean:
+    """The mean of the cell (GRPO, Dr. GRPO, DAPO)."""
+
+    singleton: Singleton = "zero"
+
+    def __call__(self, x: Values, ids: Ids, size: int, mask: Bool[np.ndarray, " n"]) -> Values:
+        """The cell's mean at each unit."""
+        return levels.broadcast(levels.reduce(x, ids, size, "mean", mask=mask), ids)
+
+
+@dataclass(frozen=True)
+class LeaveOneOut:
+    """The mean of the others of the cell (RLOO, arXiv 2402.14740)."""
+
+    singleton: Singleton = "zero"
+
+    def __call__(self, x: Values, ids: Ids, size: int, mask: Bool[np.ndarray, " n"]) -> Values:
+        """(sum - x) / (n - 1)."""
+        total = levels.reduce(x, ids, size, "sum", mask=mask)[ids]
+        others = levels.reduce(np.ones_like(x), ids, size, "sum", mask=mask)[ids] - 1
+        return (total - np.where(mask, x, 0.0)) / np.maximum(others, 1)
+
+
+@dataclass(frozen=True)
+class BatchMean:
+    """The mean of everything in the batch (REINFORCE with a batch baseline)."""
+
+    singleton: Singleton = "raw"
+
+    def __call__(self, x: Values, ids: Ids, size: int, mask: Bool[np.ndarray, " n"]) -> Values:
+        """One number, everywhere."""
+        return np.full_like(x, x[mask].mean() if mask.any() else 0.0)
+
+
+class Scale(Protocol):
+    """What the centred signal is divided by."""
+
+    def __call__(self, x: Values, ids: Ids, size: int, mask: Bool[np.ndarray, " n"]) -> Values:
+        """One value per unit."""
+        ...
+
+
+@dataclass(frozen=True)
+class One:
+    """1 (Dr. GRPO, RLOO)."""
+
+    def __call__(self, x: Values, ids: Ids, size: int, mask: Bool[np.ndarray, " n"]) -> Values:
+        """Ones."""
+        return np.ones_like(x)
+
+
+@dataclass(frozen=True)
+class GroupStd:
+    """std of the cell + eps (GRPO, DAPO). ddof 1 is what TRL, verl, oat and OpenRLHF do; the papers do not say."""
+
+    eps: float = 1e-6
+    ddof: int = 1
+
+    def __call__(self, x: Values, ids: Ids, size: int, mask: Bool[np.ndarray, " n"]) -> Values:
+        """The cell's std at each unit."""
+        return levels.broadcast(levels.reduce(x, ids, size, "std", mask=mask, ddof=self.ddof), ids) + self.eps
+
+
+# ---- credit ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Advantage:
+    """A = transform((x - baseline) / scale) over the cells of `key`, one value per unit of the signal.
+
+    A cell whose values are all equal gets exactly 0 when the baseline is its mean. Abstentions (nan) are out of every
+    statistic and get `nan`: no gradient.
+    """
+
+    baseline: Baseline = field(default_factory=GroupMean)
+    scale: Scale = field(default_factory=One)
+    signal: Reward | TurnReward | RewardMinusKl = field(default_factory=Reward)
+    key: str = "group"
+    transform: Callable[[Values], Values] | None = None
+    name: str = "advantage"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the signal asks for."""
+        return self.signal.needs
+
+    def __call__(self, table: Scored, state: Any) -> dict[str, Column]:
+        """One column at the signal's unit."""
+        x, unit = self.signal(table), self.signal.unit
+        ids, size = table.layout.ids(unit, self.key), table.layout.size(self.key)
+        mask = np.isfinite(x)
+        x = np.where(mask, x, 0.0)
+        centred = x - self.baseline(x, ids, size, mask)
+        if not isinstance(self.baseline, NoBaseline | BatchMean):
+            flat = levels.reduce(x, ids, size, "max", mask=mask) == levels.reduce(x, ids, size, "min", mask=mask)
+            centred = np.where(flat[ids], 0.0, centred)
+        value = centred / self.scale(x, ids, size, mask)
+        value = self._singletons(value, x, ids, size, mask)
+        if self.transform is not None:
+            value = self.transform(value)
+        if unit == "episode":
+            value = value * table.weight
+        return {self.name: Column(unit, np.where(mask, value, np.nan))}
+
+    def _singletons(self, value: Values, x: Values, ids: Ids, size: int, mask: Bool[np.ndarray, " n"]) -> Values:
+        alone = (levels.reduce(np.ones_like(x), ids, size, "sum", mask=mask) == 1)[ids]
+        rule = self.baseline.singleton
+        if not alone.any() or (rule == "raw" and isinstance(self.baseline, NoBaseline | BatchMean)):
+            return value
+        if rule == "refuse":
+            raise ObjectiveError(f"{int(alone.sum())} cell(s) of {self.key!r} hold one rollout, but {self.baseline} needs siblings: "
+                                 "raise group_size, or choose the singleton rule 'zero', 'raw' or 'drop'")
+        if rule == "raw":
+            return np.where(alone, x, value)
+        return np.where(alone, 0.0 if rule == "zero" else np.nan, value)
+
+
+@dataclass(frozen=True)
+class Blend:
+    """A weighted sum of advantages at different units or keys, at the token (GiGPO: episode plus anchor state)."""
+
+    parts: tuple[tuple[float, Advantage], ...]
+    name: str = "advantage"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the parts ask for."""
+        return frozenset().union(*(part.needs for _, part in self.parts))
+
+    def __call__(self, table: Scored, state: Any) -> dict[str, Column]:
+        """One column at the token."""
+        total = np.zeros(table.layout.size("token"))
+        for weight, part in self.parts:
+            for column in part(table, state).values():
+                total = total + weight * column.values[table.layout.ids("token", column.unit)]
+        return {self.name: Column("token", total)}
+
+
+@dataclass(frozen=True)
+class Gae:
+    """Generalised advantage estimation with a critic (arXiv 1506.02438, Eq. 16): delta_t = r_t + gamma V_(t+1) - V_t,
+    A_t = delta_t + gamma lambda A_(t+1) over the trained tokens of an episode; the reward comes at its last trained token.
+
+    Columns `advantage` and `returns` (A + V), at the token.
+    """
+
+    gamma: float = 1.0
+    lam: float = 1.0
+    needs: frozenset[str] = frozenset({"values"})
+
+    def __call__(self, table: Scored, state: Any) -> dict[str, Column]:
+        """Both columns."""
+        ids, size = table.layout.ids("token", "episode"), table.layout.size("episode")
+        mask, ones = table.counted, np.ones(len(table.counted))
+        values = np.where(mask, table.needed["values"], 0.0)
+        left = levels.scan(ones * mask, ids, size, "suffix")
+        reward = np.where(mask & (left == 1), table.reward[ids], 0.0)
+        # V at the next trained token: what the suffix sum loses between this token and the one after it.
+        after = levels.scan(values, ids, size, "suffix", mask=mask, window=2) - values
+        delta = np.where(mask, reward + self.gamma * after - values, 0.0)
+        advantage = levels.scan(delta, ids, size, "suffix", mask=mask, gamma=self.gamma * self.lam)
+        return {"advantage": Column("token", advantage), "returns": Column("token", advantage + values)}

@@ -1,0 +1,181 @@
+"""The one set of operations on the units and keys of a ragged batch, for numpy (credit) and torch (terms) alike.
+
+`x` has one entry per child unit, `ids` the cell of each (from `Layout.ids`), `size` the number of cells. `mask` leaves
+entries out. All operations are differentiable for torch inputs. No other file does index arithmetic.
+"""
+
+from types import ModuleType
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from groupwise.errors import ObjectiveError
+
+A = TypeVar("A", np.ndarray, Tensor)
+How = Literal["sum", "mean", "max", "min", "std", "logsumexp", "power_mean"]
+
+
+def reduce(x: A, ids: A, size: int, how: How, *, mask: A | None = None, ddof: int = 1, power: float = 1.0) -> A:
+    """One value per cell: [size].
+
+    Empty cells give 0 (max and min too), cells with no more than `ddof` entries a std of 0. `power` is the exponent of the
+    power mean (1: arithmetic; its limit at 0 is geometric).
+
+    >>> reduce(np.array([1.0, 3.0, 5.0]), np.array([0, 0, 1]), 2, "mean").tolist()
+    [2.0, 5.0]
+    """
+    if mask is not None:
+        x, ids = x[mask], ids[mask]
+    count = _sum(_ones(x), ids, size)
+    at_least_one = _library(x).where(count > 0, count, _ones(count))
+    if how == "sum":
+        return _sum(x, ids, size)
+    if how == "mean":
+        return _sum(x, ids, size) / at_least_one
+    if how == "max":
+        return _largest(x, ids, size)
+    if how == "min":
+        return -_largest(-x, ids, size)
+    if how == "std":
+        centred = x - (_sum(x, ids, size) / at_least_one)[ids]
+        degrees = count - ddof
+        enough = degrees > 0
+        variance = _sum(centred * centred, ids, size) / _library(x).where(enough, degrees, _ones(count))
+        positive = enough & (variance > 0)
+        root: A = _library(x).sqrt(_library(x).where(positive, variance, _ones(count)))
+        return root * positive
+    if how == "logsumexp":
+        top = _detached(_largest(x, ids, size))
+        total = _sum(_library(x).exp(x - top[ids]), ids, size)
+        return _library(x).log(_library(x).where(count > 0, total, _ones(count))) + top * (count > 0)
+    if how == "power_mean":
+        if power == 0.0:
+            return _library(x).exp(_sum(_library(x).log(x), ids, size) / at_least_one) * (count > 0)
+        mean = _sum(x**power, ids, size) / at_least_one
+        return _library(x).where(count > 0, mean, _ones(count)) ** (1.0 / power) * (count > 0)
+    raise ObjectiveError(f"unknown reduction {how!r}; valid: sum, mean, max, min, std, logsumexp, power_mean")
+
+
+def broadcast(y: A, ids: A) -> A:
+    """Every child gets the value of its cell: the inverse of `reduce`."""
+    return y[ids]
+
+
+def scan(x: A, ids: A, size: int, direction: Literal["prefix", "suffix"], *, mask: A | None = None, gamma: float = 1.0,
+         window: int | None = None) -> A:
+    """Running sum within each cell, in flat order, each entry included: s_t = x_t + gamma * s_(t-1) (or t+1 for suffix).
+
+    Masked entries add nothing and do not decay the sum; they get the running value. `window` keeps the last (next) so
+    many unmasked entries only.
+
+    >>> scan(np.array([1.0, 2.0, 3.0]), np.array([0, 0, 1]), 2, "suffix").tolist()
+    [3.0, 2.0, 3.0]
+    """
+    place = order(ids, size)
+    keep = _ones(x) > 0 if mask is None else mask
+    steps = int(place.max()) + 1 if len(x) else 0
+    columns = range(steps) if direction == "prefix" else range(steps - 1, -1, -1)
+    running = _zeros(x, size)
+    pieces, places = [], []
+    for column in columns:
+        here = _where_index(place == column)
+        cells, used = ids[here], keep[here]
+        carried = running[cells]
+        value = _library(x).where(used, x[here] + gamma * carried, carried)
+        pieces.append(value)
+        places.append(here)
+        running = _put(running, cells, value)
+    if not pieces:
+        return x
+    flat = _library(x).concatenate(pieces)
+    result = flat[_inverse(_library(x).concatenate(places))]
+    if window is None:
+        return result
+    return result - _before_window(result, ids, size, keep, direction, gamma, window)
+
+
+def order(ids: A, size: int) -> A:
+    """The place of each child within its cell by appearance: 0, 1, 2 ..."""
+    if isinstance(ids, Tensor):
+        return torch.from_numpy(order(ids.cpu().numpy(), size)).to(ids.device)
+    by_cell = np.argsort(ids, kind="stable")
+    counts = np.bincount(ids, minlength=size)
+    starts = np.cumsum(counts) - counts
+    places = np.empty(len(ids), dtype=np.int64)
+    places[by_cell] = np.arange(len(ids)) - starts[ids[by_cell]]
+    return places
+
+
+def rank(x: A, ids: A, size: int) -> A:
+    """The rank of each child within its cell by value, ascending, ties by appearance: 0 is the smallest."""
+    if isinstance(x, Tensor):
+        return torch.from_numpy(rank(x.detach().cpu().numpy(), ids.cpu().numpy(), size)).to(x.device)
+    by_value = np.argsort(x, kind="stable")
+    ranks = np.empty(len(x), dtype=np.int64)
+    ranks[by_value] = order(ids[by_value], size)
+    return ranks
+
+
+def _before_window(total: A, ids: A, size: int, keep: A, direction: str, gamma: float, window: int) -> A:
+    """What `scan` had summed before the window of each entry began."""
+    count = scan(_ones(total) * keep, ids, size, "prefix" if direction == "prefix" else "suffix")
+    found: dict[tuple[int, int], int] = {}
+    for at, (cell, n, kept) in enumerate(zip(ids.tolist(), count.tolist(), keep.tolist(), strict=True)):
+        if kept:
+            found[(cell, int(n))] = at
+    source = [found.get((cell, int(n) - window), -1) for cell, n in zip(ids.tolist(), count.tolist(), strict=True)]
+    index: Any = torch.tensor(source, device=total.device) if isinstance(total, Tensor) else np.array(source)
+    return total[index] * (index >= 0) * gamma**window
+
+
+def _library(x: np.ndarray | Tensor) -> Any:
+    module: ModuleType = torch if isinstance(x, Tensor) else np
+    return module
+
+
+def _ones(x: A) -> A:
+    return torch.ones_like(x) if isinstance(x, Tensor) else np.ones_like(x)
+
+
+def _zeros(x: A, size: int) -> A:
+    return x.new_zeros(size) if isinstance(x, Tensor) else np.zeros(size, dtype=x.dtype)
+
+
+def _detached(x: A) -> A:
+    return x.detach() if isinstance(x, Tensor) else x
+
+
+def _sum(x: A, ids: A, size: int) -> A:
+    if isinstance(x, Tensor):
+        return x.new_zeros(size).index_add(0, ids, x)
+    return np.bincount(ids, weights=x, minlength=size).astype(x.dtype)
+
+
+def _largest(x: A, ids: A, size: int) -> A:
+    """Max per cell, 0 for empty ones."""
+    if isinstance(x, Tensor):
+        return x.new_zeros(size).scatter_reduce(0, ids, x, "amax", include_self=False)
+    top = np.full(size, -np.inf, dtype=x.dtype)
+    np.maximum.at(top, ids, x)
+    return np.where(np.bincount(ids, minlength=size) > 0, top, np.zeros_like(top))
+
+
+def _where_index(condition: A) -> A:
+    return condition.nonzero()[:, 0] if isinstance(condition, Tensor) else np.flatnonzero(condition)
+
+
+def _put(x: A, index: A, value: A) -> A:
+    if isinstance(x, Tensor):
+        return x.index_copy(0, index, value)
+    out = x.copy()
+    out[index] = value
+    return out
+
+
+def _inverse(permutation: A) -> A:
+    """The permutation that undoes this one."""
+    if isinstance(permutation, Tensor):
+        return torch.argsort(permutation)
+    return np.argsort(permutation)

@@ -1,0 +1,182 @@
+"""An Objective: credit, terms and correction, and the three things a trainer does with it.
+
+columns = objective.credit(groups, batch, needed, state)     the advantage, once per rollout batch
+batch   = objective.weigh(minibatch, total)                  the weights, once per optimiser step, before any backward
+loss    = objective.loss(live, microbatch)                   a plain weighted sum: micro-batches and ranks only add
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from groupwise.core.rollout import Group
+from groupwise.errors import ObjectiveError, nearest
+from groupwise.objective import levels
+from groupwise.objective.aggregate import Aggregate, live_units
+from groupwise.objective.batch import Batch, Column, Weight
+from groupwise.objective.correction import Correction, Uncorrected
+from groupwise.objective.credit import Credit, scored
+from groupwise.objective.terms import OLD, REACHES, SELF, Joint, Live, Mask, PerToken, Policy, Reach, Shared, Term, base_logp
+
+Total = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one term looked at in one micro-batch, detached: for the one place that makes metrics."""
+
+    term: Term
+    mask: Mask
+    losses: Tensor
+    ratio: PerToken | None = None
+    stopped: Mask | None = None
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The value to differentiate, and what was seen on the way. `dropped` counts tokens left out for a non-finite log-prob."""
+
+    value: Float[Tensor, ""]
+    seen: tuple[Seen, ...]
+    correction: PerToken
+    dropped: int
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A sum of terms over one credit. Two objectives are the same equation iff their `hash` is equal."""
+
+    credit_by: Credit
+    terms: tuple[Term, ...]
+    correction: Correction = field(default_factory=Uncorrected)
+
+    def __post_init__(self) -> None:
+        names = [term.name for term in self.terms]
+        if not names or len(set(names)) < len(names):
+            raise ObjectiveError(f"an objective needs terms with different names; got {names}")
+        for term in self.terms:
+            rule = term.aggregate
+            others = (rule.term,) if isinstance(rule, Shared) else rule.terms if isinstance(rule, Joint) else ()
+            for other in others:
+                if other not in names:
+                    raise ObjectiveError(f"the weights of {term.name!r} refer to a term {other!r}; {nearest(other, names)}")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What must be scored besides the live log-probs."""
+        return self.credit_by.needs.union(*(term.needs for term in self.terms))
+
+    @property
+    def scored_before(self) -> frozenset[str]:
+        """What must be scored before credit; the terms' own needs of the live distribution come with the live forward."""
+        of_terms = frozenset().union(*(term.needs for term in self.terms))
+        return self.credit_by.needs | frozenset(n for n in of_terms if n.partition(":")[0] in ("old", "ref", "values", "teacher"))
+
+    @property
+    def reach(self) -> Reach:
+        """The farthest reach of the terms: beyond `sequence`, the gradient takes two passes."""
+        return max((term.reach for term in self.terms), key=REACHES.index)
+
+    @property
+    def hash(self) -> str:
+        """A name of the equation: a hash of the composition with all its numbers."""
+        return hashlib.blake2b(describe(self).encode(), digest_size=8).hexdigest()
+
+    def credit(self, groups: Sequence[Group], batch: Batch, needed: Mapping[str, Tensor], state: Any = None) -> dict[str, Column]:
+        """The named columns of a packed batch. A critic's values enter as the column `values`."""
+        arrays = {name: x.detach().cpu().numpy().astype(np.float64) for name, x in {**batch.columns, **needed}.items()}
+        return self.credit_by(scored(groups, batch, arrays), state)
+
+    def weigh(self, batch: Batch, total: Total = lambda counts: counts) -> Batch:
+        """The weights of one optimiser step, from that step's tokens over all ranks (`total` adds counts over ranks)."""
+        weights: dict[str, Weight] = {}
+        for term in sorted(self.terms, key=lambda t: isinstance(t.aggregate, Shared)):
+            if isinstance(term.aggregate, Shared):
+                weights[term.name] = weights[term.aggregate.term]
+                continue
+            pool = term.mask(batch)
+            if isinstance(term.aggregate, Joint):
+                rule: Aggregate = term.aggregate.aggregate
+                for other in self.terms:
+                    pool = pool | other.mask(batch) if other.name in term.aggregate.terms else pool
+            else:
+                rule = term.aggregate
+            values = rule.weights(batch, term.unit, pool, total(rule.counts(batch, term.unit, pool)))
+            live = live_units(batch, term.unit, term.mask(batch) & batch.loss_mask)
+            values = torch.where(live, values, 0.0)
+            weights[term.name] = Weight(term.unit, values.to(batch.columns["engine_logp"].dtype))
+        return replace(batch, weights=weights)
+
+    def loss(self, live: Live, batch: Batch) -> Loss:
+        """The weighted sum over a weighed batch, or any part of one that keeps what its reach needs together."""
+        if not batch.weights:
+            raise ObjectiveError("the batch was not weighed: call objective.weigh on the whole optimiser step first")
+        base = base_logp(live, batch)
+        finite = torch.isfinite(live.logp) & torch.isfinite(base)
+        for name in ("ref_logp",) if "ref" in self.needs else ():
+            finite &= torch.isfinite(batch.columns[name])
+        clean = replace(live, logp=torch.where(finite, live.logp, 0.0))
+        correction = self._factor(clean, batch, finite)
+        value, seen = live.logp.new_zeros(()), []
+        for term in self.terms:
+            mask = term.mask(batch) & batch.loss_mask
+            mask &= finite if term.reach == "token" else _whole_rows(finite | ~mask, batch)
+            factor = correction if term.corrected != "none" else torch.ones_like(correction)
+            losses = term.losses(clean, batch, mask, factor)
+            alive = live_units(batch, term.unit, mask)
+            value = value + term.coef * (batch.weights[term.name].values * torch.where(alive, losses, 0.0)).sum()
+            seen.append(_seen(term, mask, losses, clean, batch))
+        return Loss(value, tuple(seen), correction, int((~finite & batch.loss_mask).sum()))
+
+    def idle(self, batch: Batch) -> Bool[np.ndarray, " s"]:
+        """[sequences] those that cannot have a gradient: the advantage is 0 on all their tokens and every term vanishes there."""
+        if not all(term.vanishes and isinstance(term, Policy) and term.reach in ("token", "sequence") for term in self.terms):
+            return np.zeros(batch.layout.size("sequence"), dtype=np.bool_)
+        acting = batch.loss_mask & torch.stack([batch.column(t.credit) != 0 for t in self.terms if isinstance(t, Policy)]).any(0)
+        return ~live_units(batch, "sequence", acting).cpu().numpy()
+
+    def _factor(self, live: Live, batch: Batch, finite: Mask) -> PerToken:
+        """The correction: learner over engine, at the weights that sampled; 1 where there is nothing to correct."""
+        engine, here = batch.columns["engine_logp"], live.logp.detach()
+        if not self.correction.active:
+            return torch.ones_like(here)
+        if "old_logp" in batch.columns:
+            here = torch.where(batch.behaviour == OLD, batch.columns["old_logp"], here)
+        mask = batch.loss_mask & ((batch.behaviour == SELF) | (batch.behaviour == OLD)) & torch.isfinite(engine) & finite
+        return self.correction(torch.where(mask, here - engine, 0.0), mask, batch).detach()
+
+
+def _whole_rows(good: Mask, batch: Batch) -> Mask:
+    """Tokens of the sequences in which every token is good."""
+    ids = batch.ids("token", "sequence")
+    bad = levels.reduce((~good).double(), ids, batch.layout.size("sequence"), "sum")
+    return (bad == 0)[ids]
+
+
+def _seen(term: Term, mask: Mask, losses: Tensor, live: Live, batch: Batch) -> Seen:
+    if not isinstance(term, Policy):
+        return Seen(term, mask, losses.detach())
+    with torch.no_grad():
+        ratio = term.ratios(live, batch, mask)
+        stopped = term.trust.stopped(ratio, batch.column(term.credit)) & mask
+    return Seen(term, mask, losses.detach(), ratio.detach(), stopped)
+
+
+def describe(part: Any) -> str:
+    """The composition as text, every field written out: `Clip(low=0.2, high=0.28, dual=None)`. Its hash names the equation."""
+    if is_dataclass(part) and not isinstance(part, type):
+        inside = ", ".join(f"{f.name}={describe(getattr(part, f.name))}" for f in fields(part))
+        return f"{type(part).__name__}({inside})"
+    if isinstance(part, tuple | list):
+        return f"({', '.join(describe(p) for p in part)})"
+    if isinstance(part, frozenset | set):
+        return f"{{{', '.join(sorted(describe(p) for p in part))}}}"
+    if callable(part):
+        return f"{part.__module__}.{part.__qualname__}"
+    return repr(part)

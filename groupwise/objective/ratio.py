@@ -1,0 +1,66 @@
+"""Ratios: pi over the behaviour, per token, at the unit that the method says.
+
+`log_ratio` [t] is the live log-prob minus the behaviour's, 0 outside the mask. Every ratio is returned per token.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from groupwise.objective import levels
+from groupwise.objective.batch import Batch
+
+
+class Ratio(Protocol):
+    """rho from log-ratios; `unit` is the unit at which it is one number."""
+
+    @property
+    def unit(self) -> str:
+        """The unit of one ratio."""
+        ...
+
+    def __call__(self, log_ratio: Float[Tensor, " t"], mask: Bool[Tensor, " t"], batch: Batch) -> Float[Tensor, " t"]:
+        """One value per token."""
+        ...
+
+
+@dataclass(frozen=True)
+class TokenRatio:
+    """rho_t = pi(y_t) / mu(y_t) (PPO, GRPO, DAPO)."""
+
+    unit: str = "token"
+
+    def __call__(self, log_ratio: Float[Tensor, " t"], mask: Bool[Tensor, " t"], batch: Batch) -> Float[Tensor, " t"]:
+        """Exp of the log-ratio."""
+        return log_ratio.exp()
+
+
+@dataclass(frozen=True)
+class SequenceRatio:
+    """s_i = (pi(y_i) / mu(y_i))^(1/|y_i|): the length-normalised likelihood ratio (GSPO, arXiv 2507.18071, Eq. 7).
+
+    `mean=False` is the plain likelihood ratio, the product over tokens.
+    """
+
+    mean: bool = True
+    unit: str = "sequence"
+
+    def __call__(self, log_ratio: Float[Tensor, " t"], mask: Bool[Tensor, " t"], batch: Batch) -> Float[Tensor, " t"]:
+        """The unit's ratio at each of its tokens; the gradient goes through all of them."""
+        ids = batch.ids("token", self.unit)
+        total = levels.reduce(log_ratio, ids, batch.layout.size(self.unit), "mean" if self.mean else "sum", mask=mask)
+        return levels.broadcast(total.exp(), ids)
+
+
+@dataclass(frozen=True)
+class SequenceTokenRatio:
+    """s_(i,t) = sg[s_i] pi(y_t) / sg[pi(y_t)]: the value of the sequence ratio, the gradient of the token (GSPO-token, Eq. 14)."""
+
+    unit: str = "sequence"
+
+    def __call__(self, log_ratio: Float[Tensor, " t"], mask: Bool[Tensor, " t"], batch: Batch) -> Float[Tensor, " t"]:
+        """The unit's ratio at each token, detached, times a token factor of value 1."""
+        whole = SequenceRatio(unit=self.unit)(log_ratio.detach(), mask, batch)
+        return whole * (log_ratio - log_ratio.detach()).exp()

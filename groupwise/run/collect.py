@@ -1,0 +1,206 @@
+"""The sampler: prompts to groups. Generate, verify, observe, intervene, admit, shape, in this order, with bounded refills."""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from groupwise.core.random import fold
+from groupwise.core.rollout import Component, Context, Episode, Group, Prompt, Rollout, Turn
+from groupwise.core.services import Budget, Engine, Environment, Plan, Request, Sampling
+from groupwise.errors import TrainingError
+from groupwise.learner.learner import Learner
+from groupwise.methods.method import Method
+from groupwise.models.load import Policy
+from groupwise.models.template import decode, tokenise
+from groupwise.objective.batch import pack
+from groupwise.run.grade import Grader, judged
+from groupwise.sampling.history import History
+
+
+@dataclass
+class Tally:
+    """What collecting one step came to: all groups drawn, why groups were refused, tokens by purpose, seconds by phase."""
+
+    drawn: list[Group] = field(default_factory=list)
+    refused: Counter[str] = field(default_factory=Counter)
+    rounds: int = 0
+    surplus: int = 0
+    budget: Budget = field(default_factory=Budget)
+    seconds: dict[str, float] = field(default_factory=lambda: {"generate": 0.0, "verify": 0.0})
+
+
+class Sampler:
+    """Draws prompts, has them answered and graded. It is also what methods may ask for services (`Services`)."""
+
+    def __init__(self, method: Method, engine: Engine, grader: Grader, policy: Policy, prompts: Sequence[Prompt],
+                 sampling: Sampling, *, prompts_per_step: int, group_size: int, seed: int, environment: Environment | None = None,
+                 learner: Learner | None = None) -> None:
+        self.method, self.engine, self.grader, self.policy = method, engine, grader, policy
+        self.sampling, self.environment, self.learner, self.seed = sampling, environment, learner, seed
+        self.prompts_per_step, self.group_size = prompts_per_step, group_size
+        self.history, self.planner = History(), method.planner()
+        self.planner.begin(prompts, seed)
+        self.stores: dict[str, dict[str, Any]] = {}
+        self.tally = Tally()
+
+    def draw(self, step: int) -> list[Plan]:
+        """The step's first plans; clears the tally."""
+        self.tally = Tally()
+        return self.planner.draw(self.prompts_per_step, self.group_size, self.history)
+
+    def collect(self, plans: Sequence[Plan], step: int) -> list[Group]:
+        """Groups to train on, in the order in which their prompts were drawn; fewer than asked for if too many were refused."""
+        kept: list[Group] = []
+        refill = self.method.refill
+        rounds, wanted = (refill.rounds if refill else 1), len(plans)
+        while plans:
+            self.tally.rounds += 1
+            kept += self._round(plans, step)
+            missing = wanted - len(kept)
+            plans = self.planner.draw(wanted, self.group_size, self.history) if missing > 0 and self.tally.rounds < rounds else []
+        if refill and refill.short == "stop" and len(kept) < wanted:
+            raise TrainingError(f"only {len(kept)} of {wanted} groups were admitted after {rounds} rounds of sampling "
+                                f"({dict(self.tally.refused)} refused): the data is too hard or too easy for this policy")
+        self.tally.surplus = max(0, len(kept) - wanted)
+        kept = kept[:wanted]
+        for intervention in self.method.intervene:
+            kept = intervention.before_update(kept)
+        return kept
+
+    def _round(self, plans: Sequence[Plan], step: int) -> list[Group]:
+        """One pass over the plans: what is admitted, shaped."""
+        for intervention in self.method.intervene:
+            plans = intervention.before(plans)
+        groups = self.generate(plans)
+        self.tally.drawn += groups
+        self.history.observe(groups, step)
+        for intervention in self.method.intervene:
+            groups = intervention.after_score(groups, self)
+        admitted = []
+        for group in groups:
+            reasons = [reason for rule in self.method.admit for reason in [rule(group)] if reason is not None]
+            if not group.rollouts:
+                reasons = ["all_abstained"]
+            if reasons:
+                self.tally.refused[reasons[0]] += 1
+            else:
+                admitted.append(group)
+        for shape in self.method.shape:
+            admitted = [shape(group) for group in admitted]
+        return admitted
+
+    # ---- services ----------------------------------------------------------------------------------------------------
+
+    def generate(self, plans: Sequence[Plan]) -> list[Group]:
+        """Answer and grade plans; plans of one group key make one group. Abstentions are counted, not kept."""
+        began = time.perf_counter()
+        made = self._episodes(plans)
+        between = time.perf_counter()
+        flat = [one for episodes in made for one in episodes]
+        rollouts = self.grader.rollouts([episode for episode, _ in flat], [earned for _, earned in flat])
+        self.tally.seconds["generate"] += between - began
+        self.tally.seconds["verify"] += time.perf_counter() - between
+        by_key: dict[str, tuple[Prompt, list[Rollout]]] = {}
+        at = 0
+        for plan, episodes in zip(plans, made, strict=True):
+            by_key.setdefault(plan.group, (plan.prompt, []))[1].extend(rollouts[at:at + len(episodes)])
+            at += len(episodes)
+        return [Group(key, prompt, tuple(r for r in some if judged(r)), abstained=sum(not judged(r) for r in some))
+                for key, (prompt, some) in by_key.items()]
+
+    def score(self, prompt: Prompt, episodes: Sequence[Episode]) -> list[Rollout]:
+        """Grade episodes made elsewhere."""
+        return self.grader.rollouts(episodes, [()] * len(episodes))
+
+    def logprobs(self, groups: Sequence[Group], need: str) -> dict[str, list[np.ndarray]]:
+        """Per group key, per rollout: one kind of log-probs of its trained tokens."""
+        assert self.learner is not None
+        batch = pack(groups, default="old", device=str(self.learner.device))
+        (column,) = self.learner.logprobs(batch, groups, frozenset({need})).values()
+        self.tally.budget.charge(f"{need}/score", len(batch.tokens))
+        counted, of = batch.counted.cpu().numpy(), batch.layout.ids("token", "episode")
+        values = column.cpu().numpy()
+        rows = iter([values[(of == e) & counted] for e in range(batch.layout.size("episode"))])
+        return {g.key: [next(rows) if any(t.completion.tokens for t in r.episode.turns) else values[:0] for r in g.rollouts]
+                for g in groups}
+
+    def store(self, name: str) -> dict[str, Any]:
+        """A named table of JSON values, part of every checkpoint."""
+        return self.stores.setdefault(name, {})
+
+    # ---- state -------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Planner, history and stores as JSON values."""
+        return {"planner": self.planner.state_dict(), "history": self.history.state_dict(), "stores": self.stores}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take them back."""
+        self.planner.load_state_dict(state["planner"])
+        self.history.load_state_dict(state["history"])
+        self.stores = state["stores"]
+
+    # ---- episodes ----------------------------------------------------------------------------------------------------
+
+    def _episodes(self, plans: Sequence[Plan]) -> list[list[tuple[Episode, tuple[Component, ...]]]]:
+        """For every plan its episodes, each with what the environment paid on the way. Turns of all episodes run together."""
+        open_ones = [_Talk(plan, fold(plan.visit, plan.first + i)) for plan in plans for i in range(plan.n)]
+        every = list(open_ones)
+        for turn in range(self.environment.max_turns if self.environment else 1):
+            self._turn(open_ones, turn)
+            open_ones = [talk for talk in open_ones if self._answer(talk)]
+        rest = iter(every)
+        return [[next(rest).finished() for _ in range(plan.n)] for plan in plans]
+
+    def _turn(self, talks: list["_Talk"], turn: int) -> None:
+        """One completion for every open episode; those that share a context and its limits share a request."""
+        asked: dict[tuple[Context, Sampling], list[_Talk]] = {}
+        for talk in talks:
+            limits = replace(self.sampling, max_tokens=talk.plan.max_tokens or self.sampling.max_tokens,
+                             temperature=self.sampling.temperature if talk.plan.temperature is None else talk.plan.temperature)
+            asked.setdefault((talk.context, limits), []).append(talk)
+        requests = [Request(context, tuple(fold(self.seed, talk.stream, turn) for talk in some), limits)
+                    for (context, limits), some in asked.items()]
+        for some, completions in zip(asked.values(), self.engine.generate(requests), strict=True):
+            for talk, completion in zip(some, completions, strict=True):
+                moved = talk.plan.train_context if not talk.turns else None
+                text = decode(self.policy.tokenizer, completion.tokens, self.policy.eos_ids)
+                talk.turns.append(Turn(talk.context, completion, train_context=moved, state=talk.state, text=text))
+                self.tally.budget.charge(f"{talk.plan.role}/generate", len(completion.tokens))
+
+    def _answer(self, talk: "_Talk") -> bool:
+        """Let the environment answer an episode's last turn; whether it goes on."""
+        if self.environment is None:
+            return False
+        reply = self.environment.reply(talk.plan.prompt, [turn.text for turn in talk.turns])
+        if reply.reward is not None:
+            talk.earned.append(Component("environment", reply.reward, target="turn", index=len(talk.turns) - 1))
+        talk.state = reply.state
+        if reply.rewritten is not None:
+            talk.context = Context(tokenise(self.policy.tokenizer, reply.rewritten), source="environment")
+        else:
+            before = talk.turns[-1].trained_under.tokens + talk.turns[-1].completion.tokens
+            talk.context = Context(before + tokenise(self.policy.tokenizer, reply.text), source="environment")
+        return not reply.done
+
+
+@dataclass
+class _Talk:
+    """An episode in the making."""
+
+    plan: Plan
+    stream: int
+    turns: list[Turn] = field(default_factory=list)
+    earned: list[Component] = field(default_factory=list)
+    state: str | None = None
+
+    def __post_init__(self) -> None:
+        self.context = self.plan.sampled_under
+
+    def finished(self) -> tuple[Episode, tuple[Component, ...]]:
+        """The episode and what it earned."""
+        return Episode(self.plan.prompt, tuple(self.turns), role=self.plan.role), tuple(self.earned)

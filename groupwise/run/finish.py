@@ -1,0 +1,84 @@
+"""Evaluations along the way, and what a run leaves behind: model, summary, held-out prompts, plot, samples."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from groupwise.core.rollout import Completion, Prompt, Verdict
+from groupwise.models.load import save as save_policy
+from groupwise.models.template import decode, template
+from groupwise.run.assemble import Job
+from groupwise.run.disk import publish, read_lines, write, write_json
+from groupwise.run.evaluate import evaluate
+from groupwise.run.plot import curve
+from groupwise.run.track import Console, Record
+
+SHOWN = 3
+
+
+def evaluate_now(job: Job, step: int, record: Record, console: Console) -> None:
+    """Greedy accuracy on the held-out prompts, into the record and onto the console."""
+
+    def text(completion: Completion) -> str:
+        return decode(job.policy.tokenizer, completion.tokens, job.policy.eos_ids)
+
+    def grade(pairs: list[tuple[Prompt, Completion]]) -> list[Verdict]:
+        return job.grader.verdicts([(prompt, text(completion), completion.finish) for prompt, completion in pairs])
+
+    found = evaluate(job.engine, job.heldout, grade, job.sampling.greedy(), seed=job.run.seed,
+                     decode=lambda tokens: decode(job.policy.tokenizer, tokens, job.policy.eos_ids))
+    record.evaluation(step, found.row() | {"texts": list(found.texts)})
+    console.say(f"held-out greedy accuracy after step {step}: {found.value:.1%} [{found.low:.1%}, {found.high:.1%}] "
+                f"on {found.n} prompts, {found.length:.1f} tokens")
+
+
+def finish(job: Job) -> dict[str, Any]:
+    """Write the final model, the held-out prompts, the plot and the summary; each is written whole, the summary last."""
+    folder = job.folder
+    evaluations, steps = read_lines(folder / "evaluations.jsonl"), read_lines(folder / "metrics.jsonl")
+    timing = read_lines(folder / "timing.jsonl")
+    if not (folder / "model").is_dir():
+        build = folder / ".building-model"
+        shutil.rmtree(build, ignore_errors=True)
+        save_policy(job.policy, build)
+        publish(build, folder / "model")
+    write(folder / "heldout.jsonl", _heldout(job).encode())
+    title = f"{job.run.method} on {job.run.task}, seed {job.run.seed}"
+    drawn = folder / ".building-curve.png"
+    curve(steps, evaluations, drawn, title)
+    write(folder / "curve.png", drawn.read_bytes())
+    drawn.unlink()
+    summary = {
+        "method": job.run.method, "task": job.run.task, "seed": job.run.seed, "steps": len(steps),
+        "seconds": sum(row["seconds"] for row in timing),
+        "tokens": int(sum(x for row in steps for name, x in row.items() if name.startswith("tokens/"))),
+        "accuracy": {when: {k: row[k] for k in ("value", "low", "high", "n")}
+                     for when, row in (("before", evaluations[0]), ("after", evaluations[-1]))} if evaluations else {},
+        "base": str((folder / "base").resolve()), "model": str((folder / "model").resolve()),
+        "samples": [{"prompt": prompt.text, "answer": prompt.answer, "before": before, "after": after} for prompt, before, after in
+                    zip(job.heldout, evaluations[0]["texts"], evaluations[-1]["texts"], strict=False)] if evaluations else [],
+    }
+    write_json(folder / "summary.json", summary)
+    return summary
+
+
+def _heldout(job: Job) -> str:
+    """The held-out prompts as they are read: the rendered text (no special tokens added), the ids, the answer."""
+    render = template(job.run.template or job.task.template).render
+    rows = [{"prompt": render(job.policy.tokenizer, p.text), "ids": list(p.tokens), "answer": p.answer} for p in job.heldout]
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def show(summary: dict[str, Any], console: Console) -> None:
+    """What a person wants to see at the end: accuracy before and after, samples, the folder, what to try next."""
+    folder = Path(summary["model"]).parent
+    if summary["accuracy"]:
+        before, after = summary["accuracy"]["before"], summary["accuracy"]["after"]
+        console.say(f"\nheld-out greedy accuracy  {before['value']:.1%} [{before['low']:.1%}, {before['high']:.1%}]  ->  "
+                    f"{after['value']:.1%} [{after['low']:.1%}, {after['high']:.1%}]   (95 %, {after['n']} prompts)")
+    for sample in summary["samples"][:SHOWN]:
+        console.say(f"  {sample['prompt']}  (answer {sample['answer']})\n    before  {sample['before']}\n    "
+                    f"after   {sample['after']}")
+    console.say(f"run folder   {folder}\ncurve        {folder / 'curve.png'}\nnext         groupwise train --method dapo --run "
+                f"{folder.name}-dapo")

@@ -1,0 +1,145 @@
+"""The loop, on one screen, and how a run starts, goes on and ends."""
+
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from groupwise.core.random import fold
+from groupwise.core.rollout import Group
+from groupwise.errors import CheckpointError, TrainingError
+from groupwise.learner import checkpoint as learner_checkpoint
+from groupwise.models.load import save as save_policy
+from groupwise.objective.batch import pack
+from groupwise.run import metrics
+from groupwise.run.assemble import Job, assemble, meta
+from groupwise.run.checkpoint import Checkpoints
+from groupwise.run.config import Run, arithmetic, from_toml, resolved, to_toml
+from groupwise.run.disk import lock, publish, write
+from groupwise.run.finish import evaluate_now, finish, show
+from groupwise.run.track import Console, Record
+
+SETTINGS = "run.toml"
+PATIENCE = 3
+"""Steps in a row without a single group to train on, after which the run stops."""
+
+
+def loop(job: Job, start: int, record: Record, console: Console, checkpoints: Checkpoints) -> None:
+    """Steps `start` to the end: draw, collect, credit, weigh, step, load."""
+    run, method, learner, sampler = job.run, job.method, job.learner, job.sampler
+    objective, empty = method.objective, 0
+    for step in range(start, run.steps):
+        began = time.perf_counter()
+        plans = sampler.draw(step)
+        groups = sampler.collect(plans, step)  # generate, verify, observe, intervene, admit, shape
+        empty = _patience(empty, groups, sampler.tally.refused)
+        stats, collected = [], time.perf_counter()
+        if groups:
+            job.state.observe(groups)
+            batch = pack(groups, default="old" if method.update.steps > 1 else "self", device=str(learner.device))
+            needed = learner.logprobs(batch, groups, method.needs)  # nothing if nothing is needed
+            credit = objective.credit(groups, batch, needed, job.state)  # the advantage
+            batch = batch.with_columns(needed, credit).written_by(learner.policy_id)
+            for minibatch in method.update.split(batch, fold(run.seed, "update", step)):  # cut by whole groups
+                weighed = objective.weigh(minibatch)  # the aggregation, of THIS optimiser step
+                stats.append(method.update.step(learner, weighed, objective))  # the gradient
+        job.engine.load(learner.weights(), version=step + 1)
+        job.state.after_update(sampler)
+        timing = _timing(job, began, collected)
+        record.log(step + 1, metrics.of_groups(sampler.tally) | metrics.of_updates(stats), timing)
+        console.log(step + 1, metrics.of_groups(sampler.tally) | metrics.of_updates(stats), timing)
+        last = step + 1 == run.steps
+        if run.eval_every and ((step + 1) % run.eval_every == 0 or last):
+            evaluate_now(job, step + 1, record, console)
+        if last or (run.checkpoint_every and (step + 1) % run.checkpoint_every == 0):
+            record.sync()
+            checkpoints.save(step + 1, lambda folder: _state(job, folder, record))
+
+
+def _patience(empty: int, groups: Sequence[Group], refused: Any) -> int:
+    """How many steps in a row had no group; TrainingError after too many."""
+    empty = 0 if groups else empty + 1
+    if empty >= PATIENCE:
+        raise TrainingError(f"no group was admitted {empty} steps in a row ({dict(refused)} refused in the last one): the problems "
+                            "are all solved or all too hard for this policy; change the data, raise group_size, or take a "
+                            "method without dynamic sampling")
+    return empty
+
+
+def _timing(job: Job, began: float, collected: float) -> dict[str, float]:
+    now, tally = time.perf_counter(), job.sampler.tally
+    tokens = sum(tally.budget.tokens.values())
+    return {"seconds": now - began, "generate": tally.seconds["generate"], "verify": tally.seconds["verify"],
+            "train": now - collected, "tokens_per_second": tokens / max(1e-9, tally.seconds["generate"])}
+
+
+def _state(job: Job, folder: Path, record: Record) -> dict[str, Any]:
+    """Write the learner into a checkpoint's folder; the rest of the run's state as JSON values."""
+    counters = learner_checkpoint.save(job.learner, folder)
+    return {"learner": counters, "sampler": job.sampler.state_dict(), "method": job.state.state_dict(),
+            "record": record.sizes(), "version": job.engine.version, "meta": dict(meta(job)),
+            "threads": job.run.learner.threads}
+
+
+def train(run: Run, root: Path = Path("runs")) -> Path:
+    """Start a run from its settings; returns its folder. CheckpointError if there is a run of that name already."""
+    run = resolved(run)
+    folder = root / run.name
+    if (folder / SETTINGS).exists():
+        raise CheckpointError(f"there is a run in {folder} already: go on with `groupwise resume {folder}`, or choose "
+                              "another --run name")
+    with lock(folder):
+        for left in ("base", ".building-base"):  # of a start that was cut off before its settings were written
+            shutil.rmtree(folder / left, ignore_errors=True)
+        job = assemble(run, folder)
+        build = folder / ".building-base"
+        save_policy(job.policy, build)
+        publish(build, folder / "base")
+        write(folder / SETTINGS, to_toml(run, meta(job)).encode())
+        _go(job, 0, None)
+    return folder
+
+
+def resume(folder: Path) -> Path:
+    """Go on with a run from its newest whole checkpoint, or from its start if it has none; returns its folder."""
+    if not (folder / SETTINGS).is_file():
+        raise CheckpointError(f"{folder} holds no run (no {SETTINGS}): it was cut off before it began; start it "
+                              "with `groupwise train`")
+    run = from_toml((folder / SETTINGS).read_text(), str(folder / SETTINGS))
+    with lock(folder):
+        checkpoints = Checkpoints(folder, run.keep)
+        checkpoints.clear_unfinished()
+        found = checkpoints.latest()
+        if found is None:
+            _go(assemble(run, folder), 0, None)
+            return folder
+        where, state, problems = found
+        job = assemble(run, folder, where / learner_checkpoint.MODEL)
+        learner_checkpoint.load(job.learner, where, state["learner"])
+        job.sampler.load_state_dict(state["sampler"])
+        job.state.load_state_dict(state["method"])
+        job.engine.version = state["version"]
+        problems += [f"{name} was {old} when the checkpoint was made and is {meta(job)[name]} now: the run goes on, but no longer "
+                     "bit for bit" for name, old in state["meta"].items() if meta(job)[name] != old]
+        _go(job, int(state["step"]), state["record"], problems)
+    return folder
+
+
+def _go(job: Job, start: int, sizes: dict[str, int] | None, problems: Sequence[str] = ()) -> None:
+    """Run the loop from a step, with its record cut back to that step, and end the run."""
+    record = Record(job.folder)
+    try:
+        record.truncate(sizes or dict.fromkeys(record.sizes(), 0))
+        with job.grader, Console(job.run.steps) as console:
+            for line in (*arithmetic(job.run, len(job.task.train)), *([f"going on after step {start}"] if start else [])):
+                console.say(line)
+            for problem in problems:
+                console.warn(problem)
+            if start == 0 and job.run.eval_every:
+                evaluate_now(job, 0, record, console)
+            loop(job, start, record, console, Checkpoints(job.folder, job.run.keep))
+            summary = finish(job)
+            show(summary, console)
+    finally:
+        record.close()

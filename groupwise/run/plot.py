@@ -1,0 +1,104 @@
+"""The curve of a run as a picture. Needs the extra `plots` (matplotlib), which nothing else in the package imports."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+BLUE, ORANGE, GREEN, RED, GREY = "#3465a4", "#d9822b", "#2e8b57", "#c0392b", "#777777"
+STYLE = {
+    "font.size": 10, "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.spines.top": False,
+    "axes.spines.right": False, "axes.edgecolor": "#999999", "axes.grid": True, "grid.color": "#e6e6e6", "grid.linewidth": 0.8,
+    "axes.axisbelow": True, "legend.frameon": False, "xtick.color": "#444444", "ytick.color": "#444444",
+}
+Rows = Sequence[Mapping[str, Any]]
+
+
+def curve(metrics: Rows, evaluations: Rows, path: Path, title: str) -> None:
+    """Draw reward and held-out accuracy, completion lengths and entropy against steps, as a PNG at `path`.
+
+    `metrics` are rows of `metrics.jsonl` (step, reward, length_right, length_wrong, length, entropy), `evaluations` of
+    `evaluations.jsonl` (step, value, low, high, n); numbers may be absent or null.
+    """
+    with plt.rc_context(STYLE):
+        figure, (top, middle, bottom) = plt.subplots(
+            3, 1, figsize=(8.5, 8.5), sharex=True, height_ratios=[2.2, 1.2, 1.0], layout="constrained")
+        _progress(top, metrics, evaluations)
+        _lengths(middle, metrics)
+        _line(bottom, metrics, "entropy", ORANGE, "entropy of the policy")
+        bottom.set_title("Entropy")
+        bottom.set_ylabel("nats a token")
+        bottom.set_ylim(bottom=0)
+        bottom.set_xlabel("step")
+        bottom.margins(x=0.01)
+        figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150, facecolor="white")
+        plt.close(figure)
+
+
+def column(rows: Rows, name: str) -> tuple[list[float], list[float]]:
+    """Steps and values of a number, where there is one."""
+    kept = [(float(row["step"]), float(row[name])) for row in rows if row.get(name) is not None]
+    return [step for step, _ in kept], [value for _, value in kept]
+
+
+def smooth(values: Sequence[float], window: int) -> list[float]:
+    """The mean of each value and those within half a window of it, narrower towards the ends so that it never lags."""
+    out = []
+    for i in range(len(values)):
+        half = min(window // 2, i, len(values) - 1 - i)
+        part = values[i - half:i + half + 1]
+        out.append(sum(part) / len(part))
+    return out
+
+
+def _line(axes: Axes, rows: Rows, name: str, colour: str, label: str) -> None:
+    """A number step by step, faint, with its running mean above."""
+    steps, values = column(rows, name)
+    if not steps:
+        return
+    window = max(1, len(values) // 15)
+    axes.plot(steps, values, color=colour, alpha=0.28, linewidth=1.0)
+    axes.plot(steps, smooth(values, window), color=colour, linewidth=2.0, label=label)
+
+
+def _progress(axes: Axes, metrics: Rows, evaluations: Rows) -> None:
+    """Sampled reward, and held-out accuracy with its interval."""
+    _line(axes, metrics, "reward", BLUE, "sampled reward (train prompts)")
+    rows = [row for row in evaluations if row.get("value") is not None]
+    if rows:
+        steps, values = column(rows, "value")
+        low, high = [row["low"] for row in rows], [row["high"] for row in rows]
+        axes.fill_between(steps, low, high, color=GREEN, alpha=0.18, linewidth=0, label="95 % interval")
+        axes.plot(steps, values, color=GREEN, linewidth=1.6, marker="o", markersize=5, markeredgecolor="white",
+                  label=f"held-out accuracy, greedy (n = {rows[-1].get('n', '?')})")
+        axes.annotate(f"{values[-1]:.1%}", (steps[-1], values[-1]), xytext=(7, 0), textcoords="offset points", va="center",
+                      color=GREEN, fontweight="bold", annotation_clip=False)
+    axes.set_title("Reward and accuracy")
+    rewards = column(metrics, "reward")[1]
+    axes.set_ylim(min([0.0, *rewards]), max([1.0, *rewards]) * 1.03)
+    _legend(axes, "lower right")
+
+
+def _lengths(axes: Axes, metrics: Rows) -> None:
+    """Completion length, right and wrong answers apart: wrong ones growing alone are a length bias."""
+    _line(axes, metrics, "length_right", GREEN, "right answers")
+    _line(axes, metrics, "length_wrong", RED, "wrong answers")
+    if not axes.lines:
+        _line(axes, metrics, "length", GREY, "all answers")
+    axes.set_title("Completion length")
+    axes.set_ylabel("tokens")
+    axes.set_ylim(bottom=0)
+    _legend(axes, "best")
+
+
+def _legend(axes: Axes, place: str) -> None:
+    """A legend, if there is anything to name."""
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(loc=place)

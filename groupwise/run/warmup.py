@@ -1,0 +1,96 @@
+"""A supervised warm start: a small random policy learns from a task's demonstrations, enough to be worth training further.
+
+    groupwise warmup --out FOLDER
+
+with its defaults makes the base policy of the embedded task that is shipped with the package. Seeded; on another machine
+the last bits differ.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from groupwise.core.rollout import Completion, Context, Episode, Group, Prompt, Rollout, Span, Turn, Verdict
+from groupwise.errors import ConfigError, nearest
+from groupwise.learner.learner import Learner, Settings
+from groupwise.models.build import character_tokenizer, random_policy
+from groupwise.models.load import policy_of, save
+from groupwise.models.template import encode
+from groupwise.objective.aggregate import TokenMean
+from groupwise.objective.batch import pack
+from groupwise.objective.credit import Advantage
+from groupwise.objective.objective import Objective
+from groupwise.objective.terms import Supervised
+from groupwise.tasks import DEMONSTRATIONS, make
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """Settings of a warm start; the defaults are those of the embedded base policy."""
+
+    out: Path
+    """Folder to write the policy to; must not exist."""
+    task: str = "reduce"
+    """Task whose demonstrations are learnt; its held-out prompts are left out."""
+    steps: int = 900
+    """Optimiser steps."""
+    tokens: int = 3072
+    """Prompt and completion tokens of one step."""
+    lr: float = 1.5e-3
+    """Learning rate at its highest: it rises for 100 steps and falls linearly to 0."""
+    hidden: int = 256
+    """Width of the policy."""
+    layers: int = 4
+    """Layers of the policy."""
+    heads: int = 4
+    """Attention heads; half as many key-value heads."""
+    mlp: int = 512
+    """Width of the feed-forward blocks."""
+    seed: int = 0
+    """Seed of the weights and of the demonstrations."""
+    threads: int = 1
+    """Processor threads."""
+
+
+OBJECTIVE = Objective(credit_by=Advantage(), terms=(Supervised(aggregate=TokenMean()),))
+
+
+def warmup(settings: Warmup, *, every: int = 50) -> Path:
+    """Train and save; prints the loss now and then. Returns the folder."""
+    if settings.out.exists():
+        raise ConfigError(f"{settings.out} exists already: choose another --out, or remove it")
+    if settings.task not in DEMONSTRATIONS:
+        raise ConfigError(f"task {settings.task!r} has no demonstrations; {nearest(settings.task, DEMONSTRATIONS)}")
+    torch.set_num_threads(settings.threads)
+    tokenizer = character_tokenizer()
+    policy = policy_of(random_policy(tokenizer, hidden=settings.hidden, layers=settings.layers, heads=settings.heads,
+                                     kv_heads=max(1, settings.heads // 2), mlp=settings.mlp, seed=settings.seed), tokenizer)
+    learner = Learner(policy, Settings(lr=settings.lr, schedule="linear", warmup_steps=min(100, settings.steps // 4),
+                                       total_steps=settings.steps, weight_decay=0.01, betas=(0.9, 0.98), micro_tokens=1024))
+    heldout = frozenset(p.text for p in make(settings.task, {}).heldout)
+    traces = (_trace(encode(tokenizer, "none", prompt), (*encode(tokenizer, "none", completion), policy.eos_ids[0]), i)
+              for i, (prompt, completion) in enumerate(DEMONSTRATIONS[settings.task](settings.seed, exclude=heldout)))
+    for step in range(settings.steps):
+        batch = pack(list(_fill(traces, settings.tokens)), default="unknown")
+        stats = learner.gradients(OBJECTIVE.weigh(batch), OBJECTIVE) | learner.apply()
+        if step % every == 0 or step == settings.steps - 1:
+            print(f"step {step}: loss {stats['loss']:.4f}, gradient norm {stats['grad_norm']:.3f}", flush=True)
+    save(policy, settings.out, torch.bfloat16)
+    return settings.out
+
+
+def _trace(context: tuple[int, ...], tokens: tuple[int, ...], index: int) -> Group:
+    """One demonstration as a group of one rollout that a teacher wrote."""
+    prompt = Prompt(id=f"demonstration/{index}", text="", answer=None, tokens=context)
+    turn = Turn(Context(context), Completion(tokens, (float("nan"),) * len(tokens)), (Span(0, len(tokens), "teacher", "unknown"),))
+    return Group(prompt.id, prompt, (Rollout(Episode(prompt, (turn,)), Verdict(correct=True)),))
+
+
+def _fill(traces: Iterator[Group], tokens: int) -> Iterator[Group]:
+    """Demonstrations until their tokens reach a number."""
+    while tokens > 0:
+        group = next(traces)
+        tokens -= len(group.prompt.tokens) + group.rollouts[0].episode.length
+        yield group

@@ -1,0 +1,1 @@
+"""Planners, admission, interventions and the history of prompts; no torch."""

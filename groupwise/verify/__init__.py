@@ -1,0 +1,95 @@
+"""Verdicts and rewards: who says whether an answer is right. Loads no torch.
+
+    VERIFIERS   the built-in verifiers by name
+    resolve     a verifier or reward function from a name, "module:function" or "path/to/file.py:function"
+
+Training grades in worker processes that can be killed: `groupwise.verify.pool.Pool`.
+"""
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from groupwise.core.random import fold
+from groupwise.errors import ConfigError, nearest
+from groupwise.verify.expression import countdown
+from groupwise.verify.mathematics import math
+from groupwise.verify.text import Verifier, answer, boxed, exact, last_integer, numeric
+
+VERIFIERS: dict[str, Verifier] = {
+    "answer": answer,
+    "boxed": boxed,
+    "countdown": countdown,
+    "exact": exact,
+    "last_integer": last_integer,
+    "math": math,
+    "numeric": numeric,
+}
+
+
+def check_name(name: str) -> None:
+    """`ConfigError` unless the name is in `VERIFIERS` or has the form "module:function" (nothing is imported)."""
+    if ":" not in name and name not in VERIFIERS:
+        raise ConfigError(f"unknown verifier {name!r}; {nearest(name, VERIFIERS)}; or give "
+                          "'module:function' or 'path/to/file.py:function'")
+
+
+def resolve(name: str) -> Callable[..., Any]:
+    """The verifier or reward function of a name; imports the user's module, whose own errors come through.
+
+    Raises `ConfigError` for an unknown name, a missing file, module or function, or a signature that cannot be called.
+    """
+    check_name(name)
+    if name in VERIFIERS:
+        return VERIFIERS[name]
+    where, _, function = name.rpartition(":")
+    module = _from_file(Path(where)) if where.endswith(".py") else _from_path(where)
+    found = vars(module).get(function)
+    if not callable(found):
+        public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise ConfigError(f"verifier {name!r}: {where} has no function {function!r}; {nearest(function, public)}")
+    check_signature(name, found)
+    return found
+
+
+def check_signature(name: str, function: Callable[..., Any]) -> None:
+    """`ConfigError` unless the function can be called as f(completion, answer, **columns) or f(text, answer, meta)."""
+    wanted = "write it as 'def reward(completion, answer, **columns)' or 'def verifier(text, answer, meta)'"
+    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+        raise ConfigError(f"verifier {name!r} is a coroutine or a generator, but it is called as a plain function; {wanted}")
+    parameters = list(inspect.signature(function).parameters.values())
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)]
+    takes_any = any(p.kind is p.VAR_POSITIONAL for p in positional)
+    has = f"verifier {name!r} takes {inspect.signature(function)}"
+    if len(positional) < 2 and not takes_any:
+        raise ConfigError(f"{has}, but it is given a completion and an answer; {wanted}")
+    if any(p.kind is p.POSITIONAL_ONLY and p.default is p.empty for p in positional[2:]):
+        raise ConfigError(f"{has}: columns are given by name; {wanted}")
+
+
+def _from_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise ConfigError(f"verifier file {str(path)!r} does not exist (looked from {Path.cwd()})")
+    name = f"groupwise_user_{path.stem}_{fold(str(path.resolve())):016x}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"verifier file {str(path)!r} cannot be loaded as a Python module")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _from_path(where: str) -> ModuleType:
+    try:
+        return importlib.import_module(where)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{where}.".startswith(f"{error.name}."):
+            raise  # the module is there; something that it imports is not
+        raise ConfigError(f"verifier module {where!r} was not found; put its folder on PYTHONPATH, or give "
+                          "'path/to/file.py:function'") from error

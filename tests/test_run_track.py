@@ -1,0 +1,80 @@
+import io
+
+import pytest
+import rich.console
+
+from groupwise.errors import CheckpointError
+from groupwise.run.disk import read_lines
+from groupwise.run.track import Console, Record, duration, number
+
+STEP = {"reward": 0.25, "accuracy": 0.5, "informative": 1.0, "grad_norm": float("nan"), "length": 12.0}
+CLOCK = {"seconds": 2.0, "tokens_per_second": 12345.6}
+
+
+def console(**options):
+    return rich.console.Console(file=io.StringIO(), width=70, **options)
+
+
+def test_a_record_can_be_cut_back_to_a_checkpoint(tmp_path):
+    record = Record(tmp_path)
+    record.evaluation(0, {"value": 0.5})
+    record.log(1, STEP, CLOCK)
+    record.sync()
+    sizes = record.sizes()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    record.log(2, STEP, CLOCK)
+    record.evaluation(2, {"value": 0.75})
+    record.truncate(sizes)
+    record.close()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert sorted(before) == ["evaluations.jsonl", "metrics.jsonl", "timing.jsonl"]
+    assert read_lines(tmp_path / "metrics.jsonl") == [{"step": 1, **STEP, "grad_norm": None}]
+    record = Record(tmp_path)
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl"):
+        record.truncate({**sizes, "metrics": 10_000})
+    record.close()
+
+
+def test_clocks_stay_out_of_the_comparable_record(tmp_path):
+    for name, seconds in (("a", 1.0), ("b", 2.0)):
+        record = Record(tmp_path / name)
+        record.log(1, STEP, {"seconds": seconds})
+        record.close()
+    assert (tmp_path / "a" / "metrics.jsonl").read_bytes() == (tmp_path / "b" / "metrics.jsonl").read_bytes()
+    assert (tmp_path / "a" / "timing.jsonl").read_bytes() != (tmp_path / "b" / "timing.jsonl").read_bytes()
+
+
+def test_off_a_terminal_only_some_steps_are_lines_and_none_is_wrapped():
+    out = console()
+    with Console(25, every=10, console=out) as shown:
+        for step in range(1, 26):
+            shown.log(step, STEP, CLOCK)
+    lines = out.file.getvalue().splitlines()
+    assert [line.split()[0] for line in lines] == ["step", "1/25", "10/25", "20/25", "25/25"]
+    assert lines[2].split() == ["10/25", "0.250", "50.0%", "100%", "-", "-", "12.0", "-", "12,346", "30s"]
+    assert len({len(line) for line in lines}) == 1
+    assert len(lines[0]) <= 80
+
+
+def test_on_a_terminal_every_step_is_a_line():
+    out = console(force_terminal=True)
+    with Console(3, console=out) as shown:
+        for step in (1, 2, 3):
+            shown.log(step, STEP, CLOCK)
+    assert all(f"{step}/3 " in out.file.getvalue() for step in (1, 2, 3))
+
+
+def test_a_warning_is_given_once_and_brackets_are_no_markup():
+    out = console()
+    with Console(3, console=out) as shown:
+        shown.warn("hot [b]")
+        shown.warn("hot [b]")
+        shown.warn("share 0.5", key="share")
+        shown.warn("share 0.6", key="share")
+        shown.say("[red]")
+    assert out.file.getvalue().splitlines() == ["warning: hot [b]", "warning: share 0.5", "[red]"]
+
+
+def test_numbers_in_words():
+    assert [duration(x) for x in (0.2, 59.6, 3599.7, 7322, float("nan"))] == ["0s", "1m00s", "1h00m", "2h02m", "-"]
+    assert [number(x, "{:.1f}") for x in (None, float("inf"), 1.25)] == ["-", "-", "1.2"]
