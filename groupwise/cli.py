@@ -75,9 +75,10 @@ def methods(words: Sequence[str]) -> None:
 
 def warmup(words: Sequence[str]) -> None:
     """Make the small base policy of a task by supervised training."""
+    from groupwise.run.warmup import Warmup
     from groupwise.run.warmup import warmup as make
 
-    tyro.cli(make, args=list(words), prog="groupwise warmup")
+    make(tyro.cli(Warmup, args=list(words), prog="groupwise warmup"))
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"train": train, "resume": resume, "methods": methods, "warmup": warmup}

@@ -103,10 +103,15 @@ def test_contradictions_are_refused_before_any_work(change, message):
         Run(**change)
 
 
-def test_resolved_names_the_run_and_fixes_the_threads():
+def test_threads_follow_the_size_of_the_model():
+    assert config.with_threads(Run(), 2_000_000).learner.threads == 1
+    assert config.with_threads(Run(), 500_000_000).learner.threads == min(config.cores(), 16)
+    assert config.with_threads(Run(learner=LearnerSettings(threads=3)), 2_000_000).learner.threads == 3
+
+
+def test_resolved_names_the_run():
     run = resolved(Run(task="my.mod:fun", seed=3))
     assert run.name == "dr_grpo-my.mod-fun-3"
-    assert 1 <= run.learner.threads <= min(config.cores(), 16)
     assert resolved(run) == run
 
 

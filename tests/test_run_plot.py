@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 
 pytest.importorskip("matplotlib")
@@ -28,3 +31,9 @@ def test_smoothing_keeps_a_line_as_it_is():
     assert smooth(line, 7) == pytest.approx(line)
     assert smooth([0.0, 3.0, 0.0], 3) == pytest.approx([0.0, 1.0, 0.0])
     assert smooth([], 3) == []
+
+
+def test_without_matplotlib_the_extra_is_named():
+    code = "import sys; sys.modules['matplotlib'] = None; from groupwise import cli; import groupwise.run.plot"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "ConfigError: drawing the curve of a run needs matplotlib: pip install 'groupwise[plots]'" in done.stderr

@@ -72,7 +72,7 @@ class Layout:
         return ids
 
     def first_token(self, unit: str, child: str = "token") -> Ids:
-        """The place of each unit's first token (or other child), plus the total: slices for units that lie one after the other."""
+        """The place of each unit's first token (or other child), plus the total: slices for units in a row."""
         counts = np.bincount(self.ids(child, unit), minlength=self.size(unit))
         return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 

@@ -9,6 +9,7 @@ An example, a two-turn episode of one rollout of one group:
 """
 
 import hashlib
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -93,7 +94,7 @@ class Completion:
                 raise RolloutError(f"extra {name!r} has {len(array)} rows for {len(self.tokens)} tokens")
         covered = [(s.start, s.end) for s in self.versions]
         if covered and (covered[0][0] != 0 or covered[-1][1] != len(self.tokens)
-                        or any(a[1] != b[0] for a, b in zip(covered, covered[1:], strict=False))):
+                        or any(a[1] != b[0] for a, b in itertools.pairwise(covered))):
             raise RolloutError(f"version spans {covered} do not tile {len(self.tokens)} tokens")
 
 

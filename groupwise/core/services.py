@@ -30,7 +30,8 @@ class Sampling:
         if not 0.0 <= self.temperature <= 100.0:
             raise ConfigError(f"sampling.temperature must lie in [0, 100] (0 is greedy), got {self.temperature}")
         if self.top_k < 0 or not 0.0 < self.top_p <= 1.0 or not 0.0 <= self.min_p < 1.0:
-            raise ConfigError(f"sampling: need top_k >= 0, 0 < top_p <= 1, 0 <= min_p < 1; got {self.top_k}, {self.top_p}, {self.min_p}")
+            raise ConfigError("sampling: need top_k >= 0, 0 < top_p <= 1, 0 <= min_p < 1; got "
+                              f"{self.top_k}, {self.top_p}, {self.min_p}")
         if any(not text for text in self.stop):
             raise ConfigError("sampling.stop holds an empty string, which would stop everything at once")
 

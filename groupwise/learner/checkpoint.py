@@ -1,4 +1,4 @@
-"""A learner's state on disk: weights that `from_pretrained` loads, optimiser moments as safetensors, counters as JSON. No pickle."""
+"""A learner's state on disk: weights that `from_pretrained` loads, optimiser moments as safetensors, JSON counters. No pickle."""
 
 from pathlib import Path
 from typing import Any
@@ -30,18 +30,17 @@ def save(learner: Learner, folder: Path) -> dict[str, Any]:
 
 @torch.no_grad()
 def load(learner: Learner, folder: Path, counters: dict[str, Any]) -> None:
-    """Take back the optimiser's tensors and the counters; the weights were loaded with the policy. CheckpointError if they do not fit."""
+    """Take back the optimiser's tensors and the counters (the weights came with the policy). CheckpointError: they do not fit."""
     tensors = load_file(folder / OPTIMISER)
     for full, tensor in tensors.items():
         key, _, name = full.partition("/")
         if name not in learner.parameters:
-            raise CheckpointError(f"{folder / OPTIMISER} holds {full!r}, but the policy has no such parameter: the checkpoint is of "
-                                  "another model or method")
+            raise CheckpointError(f"{folder / OPTIMISER} holds {full!r}, but the policy has no such parameter: the checkpoint is "
+                                  "of another model or method")
         parameter = learner.parameters[name]
         if key == "parameter":
             parameter.copy_(tensor)
         else:
-            # AdamW counts its steps in a tensor on the processor unless it is fused on a GPU.
-            learner.optimizer.state[parameter][key] = tensor.to(parameter.device) if tensor.dim() or parameter.is_cuda else tensor.clone()
+            learner.optimizer.state[parameter][key] = tensor.to(parameter.device)
     learner.steps, learner.bad_steps = int(counters["steps"]), int(counters["bad_steps"])
     learner.bad_in_a_row = int(counters["bad_in_a_row"])

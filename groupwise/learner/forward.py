@@ -19,7 +19,7 @@ from groupwise.objective.terms import Live
 
 @dataclass(frozen=True)
 class Scorer:
-    """A model that gives per-token values of a batch: the trunk with its head, the temperature, and (for a critic) a value head."""
+    """Per-token values of a batch from a model: its trunk and head, the temperature, and (for a critic) a value head."""
 
     trunk: Trunk
     temperature: float

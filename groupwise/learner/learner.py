@@ -66,7 +66,8 @@ class Learner:
         self.models = models or Models()
         self.device = next(policy.model.parameters()).device
         trunk = Trunk(policy.model)
-        self.value_head = ValueHead(policy.model.config.get_text_config().hidden_size).to(self.device) if "values" in needs else None
+        width = policy.model.config.get_text_config().hidden_size
+        self.value_head = ValueHead(width).to(self.device) if "values" in needs else None
         self.scorer = Scorer(trunk, settings.temperature, policy.pad_id, self.value_head, settings.precision)
         self.frozen = {name: Scorer(Trunk(p.model), settings.temperature, p.pad_id, precision=settings.precision)
                        for name, p in self.models.frozen.items()}
@@ -96,13 +97,15 @@ class Learner:
             columns["ref_logp"] = self._whole(self._frozen("ref"), batch, Want()).logp
         for need in sorted(n for n in needs if n.startswith("teacher:")):
             columns[need] = self._teacher(need, batch, groups)
-        if unknown := {n for n in needs if n not in ("old", "values", "entropy", "sum_p2", "ref") and not n.startswith("teacher:")}:
-            raise ObjectiveError(f"nothing here scores {sorted(unknown)}; {nearest(min(unknown), ('old', 'ref', 'values', 'entropy', 'sum_p2'))}")
+        known = ("old", "values", "entropy", "sum_p2", "ref")
+        if unknown := {n for n in needs if n not in known and not n.startswith("teacher:")}:
+            raise ObjectiveError(f"nothing here scores {sorted(unknown)}; {nearest(min(unknown), known)}, teacher:NAME/CONTEXT")
         return columns
 
     def _frozen(self, name: str) -> Scorer:
         if name not in self.frozen:
-            raise ObjectiveError(f"the method needs log-probs of a model {name!r} that was not loaded; {nearest(name, self.frozen)}")
+            raise ObjectiveError(f"the method needs log-probs of a model {name!r} that was not loaded; "
+                                 f"{nearest(name, self.frozen)}")
         return self.frozen[name]
 
     def _teacher(self, need: str, batch: Batch, groups: Sequence[Group]) -> Float[Tensor, " t"]:
@@ -118,7 +121,8 @@ class Learner:
         build = self.models.contexts[where]
         made = [build(r, g) for g in groups for r in g.rollouts if any(t.completion.tokens for t in r.episode.turns)]
         there = np.array([c is not None for c in made])
-        moved = replace(batch, contexts=tuple(c.tokens if c is not None else old for c, old in zip(made, batch.contexts, strict=True)))
+        contexts = tuple(c.tokens if c is not None else old for c, old in zip(made, batch.contexts, strict=True))
+        moved = replace(batch, contexts=contexts)
         logp = self._whole(scorer, moved, Want()).logp
         has = torch.from_numpy(there[batch.layout.ids("token", "sequence")]).to(self.device)
         return torch.where(has, logp, torch.nan)
@@ -175,7 +179,7 @@ class Learner:
         return lost
 
     def _finite(self, batch: Batch, part: np.ndarray, want: Want) -> tuple[Live, np.ndarray]:
-        """The forward of the sequences of a micro-batch whose log-probs are finite (0 * nan is not a mask), and which they are."""
+        """The forward of the sequences whose log-probs are finite (0 * nan is not a mask), and which they are."""
         live = self.scorer(batch.take(part), want)
         broken = ~torch.isfinite(live.logp.detach())
         if not bool(broken.any()):

@@ -22,7 +22,7 @@ def grpo(*, clip_low: float = 0.2, clip_high: float = 0.2, kl: float = 0.04, kl_
          kl_in_reward: float = 0.0) -> Method:
     """`kl` is beta; 0 trains without a reference model."""
     if kl and kl_in_reward:
-        raise ConfigError(f"grpo: the reference KL is either in the loss (kl={kl}) or in the reward (kl_in_reward={kl_in_reward}); "
+        raise ConfigError(f"grpo: the reference KL is either in the loss ({kl=}) or in the reward ({kl_in_reward=}): "
                           "set one of them to 0")
     policy: Term = Policy(trust=Clip(clip_low, clip_high), aggregate=SequenceMean())
     return Method(

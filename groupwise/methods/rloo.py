@@ -1,4 +1,4 @@
-"""RLOO: REINFORCE leave-one-out (Ahmadian et al. 2024, "Back to basics", arXiv 2402.14740, Eq. 8).
+"""RLOO: REINFORCE leave-one-out (Ahmadian et al. 2024, "Back to basics", arXiv 2402.14740).
 
     J = 1/N sum_i A_i sum_t log pi(o_(i,t)),      A_i = r_i - 1/(G-1) sum_(j != i) r_j
 

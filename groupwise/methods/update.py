@@ -5,7 +5,7 @@ A batch is cut by whole groups. `step` is given a weighed minibatch and says whe
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from groupwise.objective.objective import Objective
 Stats = dict[str, float]
 
 
+@runtime_checkable
 class Stepper(Protocol):
     """The part of a learner that an update strategy drives."""
 
@@ -41,6 +42,7 @@ class Stepper(Protocol):
         ...
 
 
+@runtime_checkable
 class Update(Protocol):
     """How a rollout batch becomes optimiser steps."""
 

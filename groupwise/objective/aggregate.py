@@ -6,7 +6,7 @@ takes a token out of the numerator only. An episode cut into several sequences c
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -20,6 +20,7 @@ Totals = Float[Tensor, " k"]
 Mask = Bool[Tensor, " t"]
 
 
+@runtime_checkable
 class Aggregate(Protocol):
     """A weight rule. `mask` marks the term's tokens; counts add over ranks."""
 
@@ -106,7 +107,7 @@ class Constant:
 
 @dataclass(frozen=True)
 class UnitMean:
-    """w = 1/n, n the units (or key cells) of the step that hold a trained token: for losses of their own unit, such as a group."""
+    """w = 1/n, n the units (or key cells) of the step that hold a trained token: for losses of a unit such as the group."""
 
     def counts(self, batch: Batch, unit: str, mask: Mask) -> Totals:
         """[live units]."""

@@ -114,7 +114,8 @@ class Batch:
         return self.take(np.flatnonzero(wanted))
 
 
-def pack(groups: Sequence[Group], *, default: Behaviour = "self", dtype: torch.dtype = torch.float32, device: str = "cpu") -> Batch:
+def pack(groups: Sequence[Group], *, default: Behaviour = "self", dtype: torch.dtype = torch.float32,
+         device: str = "cpu") -> Batch:
     """The flat batch of groups; `default` is the behaviour of tokens that do not name their own.
 
     Keys: `turn` and `state` over segments (within the group; a segment of unknown state is alone), `role` over episodes
@@ -162,7 +163,8 @@ def _layout(rows: list[tuple[int, int, Rollout, TrainSequence]], episodes: list[
     keys = {"turn": Key.of("segment", turns), "state": Key.of("segment", states),
             "role": Key.of("episode", [(g, r.episode.role) for g, r in episodes]),
             "policy": Key.of("episode", [r.episode.policy for _, r in episodes])}
-    return Layout(segment=np.concatenate(segment_of_token).astype(np.int64), sequence=np.array(sequence_of_segment, dtype=np.int64),
+    return Layout(segment=np.concatenate(segment_of_token).astype(np.int64),
+                  sequence=np.array(sequence_of_segment, dtype=np.int64),
                   episode=np.array([e for _, e, _, _ in rows], dtype=np.int64),
                   group=np.array([g for g, _ in episodes], dtype=np.int64), groups=len(groups), keys=keys)
 

@@ -5,7 +5,7 @@
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -17,6 +17,7 @@ from groupwise.objective.batch import Batch
 PerToken = Float[Tensor, " t"]
 
 
+@runtime_checkable
 class Correction(Protocol):
     """A detached factor per token; `active` False means that no factor is asked for."""
 

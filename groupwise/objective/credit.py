@@ -7,7 +7,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -56,6 +56,7 @@ def _or_nan(value: float | None) -> float:
     return np.nan if value is None else value
 
 
+@runtime_checkable
 class Credit(Protocol):
     """Named columns from a scored table and the method's state; `needs` names per-token values (old, ref, values)."""
 
@@ -67,9 +68,6 @@ class Credit(Protocol):
     def __call__(self, table: Scored, state: Any) -> dict[str, Column]:
         """The columns, `advantage` among them."""
         ...
-
-
-# ---- signals: one value per unit -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -116,15 +114,13 @@ class RewardMinusKl:
         return table.reward - self.beta * levels.reduce(gap, ids, table.layout.size("episode"), "sum", mask=table.counted)
 
 
-# ---- baselines and scales --------------------------------------------------------------------------------------------
-
-
+@runtime_checkable
 class Baseline(Protocol):
-    """What is subtracted; `singleton` says what a cell of one gets."""
+    """What is subtracted."""
 
     @property
     def singleton(self) -> Singleton:
-        """The rule for a cell of one."""
+        """What a cell of one gets."""
         ...
 
     def __call__(self, x: Values, ids: Ids, size: int, mask: Bool[np.ndarray, " n"]) -> Values:
@@ -178,6 +174,7 @@ class BatchMean:
         return np.full_like(x, x[mask].mean() if mask.any() else 0.0)
 
 
+@runtime_checkable
 class Scale(Protocol):
     """What the centred signal is divided by."""
 
@@ -205,9 +202,6 @@ class GroupStd:
     def __call__(self, x: Values, ids: Ids, size: int, mask: Bool[np.ndarray, " n"]) -> Values:
         """The cell's std at each unit."""
         return levels.broadcast(levels.reduce(x, ids, size, "std", mask=mask, ddof=self.ddof), ids) + self.eps
-
-
-# ---- credit ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -254,11 +248,9 @@ class Advantage:
         if not alone.any() or (rule == "raw" and isinstance(self.baseline, NoBaseline | BatchMean)):
             return value
         if rule == "refuse":
-            raise ObjectiveError(f"{int(alone.sum())} cell(s) of {self.key!r} hold one rollout, but {self.baseline} needs siblings: "
-                                 "raise group_size, or choose the singleton rule 'zero', 'raw' or 'drop'")
-        if rule == "raw":
-            return np.where(alone, x, value)
-        return np.where(alone, 0.0 if rule == "zero" else np.nan, value)
+            raise ObjectiveError(f"{int(alone.sum())} cell(s) of {self.key!r} hold one rollout, but {self.baseline} needs "
+                                 "siblings: raise group_size, or choose the singleton rule 'zero', 'raw' or 'drop'")
+        return np.where(alone, x if rule == "raw" else 0.0 if rule == "zero" else np.nan, value)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -13,6 +13,7 @@ from groupwise.objective import levels
 from groupwise.objective.batch import Batch
 
 
+@runtime_checkable
 class Ratio(Protocol):
     """rho from log-ratios; `unit` is the unit at which it is one number."""
 
@@ -56,7 +57,7 @@ class SequenceRatio:
 
 @dataclass(frozen=True)
 class SequenceTokenRatio:
-    """s_(i,t) = sg[s_i] pi(y_t) / sg[pi(y_t)]: the value of the sequence ratio, the gradient of the token (GSPO-token, Eq. 14)."""
+    """s_(i,t) = sg[s_i] pi(y_t) / sg[pi(y_t)]: the sequence ratio's value, the token's gradient (GSPO-token, Eq. 14)."""
 
     unit: str = "sequence"
 

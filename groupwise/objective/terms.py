@@ -126,8 +126,8 @@ class Policy(Term):
         unknown = mask & (batch.behaviour == UNKNOWN)
         if bool(unknown.any()):
             if self.elsewhere is None:
-                raise ObjectiveError(f"{int(unknown.sum())} tokens have behaviour 'unknown' (their ratio divides by 1), but the policy "
-                                     "term has no trust rule for them: give `elsewhere`")
+                raise ObjectiveError(f"{int(unknown.sum())} tokens have behaviour 'unknown' (their ratio divides by 1), but the "
+                                     "policy term has no trust rule for them: give `elsewhere`")
             f = torch.where(unknown, self.elsewhere(live.logp.exp(), advantage, live.logp), f)
         return -correction * f
 

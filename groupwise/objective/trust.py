@@ -4,7 +4,7 @@
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -15,6 +15,7 @@ from groupwise.errors import ObjectiveError
 PerToken = Float[Tensor, " t"]
 
 
+@runtime_checkable
 class Trust(Protocol):
     """f(rho, A, logp), per token."""
 
@@ -57,7 +58,7 @@ class Unclipped:
 class Clip:
     """f = min(rho A, clip(rho, 1 - low, 1 + high) A) (PPO, arXiv 1707.06347, Eq. 7; DAPO's clip-higher: high > low).
 
-    `dual` c > 1 bounds f from below by c A where A < 0 (dual clip, arXiv 1912.09729, Eq. 5): no gradient for rho > c.
+    `dual` c > 1 bounds f from below by c A where A < 0 (dual clip, arXiv 1912.09729): no gradient for rho > c.
     """
 
     low: float = 0.2

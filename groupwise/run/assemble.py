@@ -3,7 +3,6 @@
 import importlib
 import inspect
 import sys
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -25,7 +24,7 @@ from groupwise.methods.update import Minibatches
 from groupwise.models.load import Policy, load
 from groupwise.models.template import fill
 from groupwise.run.collect import Sampler
-from groupwise.run.config import Run
+from groupwise.run.config import Run, with_threads
 from groupwise.run.grade import Grader
 from groupwise.tasks import make
 from groupwise.tasks.task import Task
@@ -113,8 +112,7 @@ def device_of(run: Run) -> str:
 
 def assemble(run: Run, folder: Path, weights: Path | None = None) -> Job:
     """Build a job from resolved settings. `weights` is the folder of the policy to go on with (None: the base policy)."""
-    warnings.filterwarnings("ignore", message=".*lr_scheduler.*")
-    torch.set_num_threads(run.learner.threads)
+    transformers.utils.logging.disable_progress_bar()  # the console says what a run does
     torch.manual_seed(run.seed)
     task = make(run.task, run.task_args)
     sampling = Sampling(max_tokens=run.sampling.max_tokens or task.max_tokens, temperature=run.sampling.temperature,
@@ -122,6 +120,8 @@ def assemble(run: Run, folder: Path, weights: Path | None = None) -> Job:
     method = method_of(run, sampling.max_tokens)
     device, base = device_of(run), (folder / "base" if (folder / "base").is_dir() else base_of(run))
     policy = load(weights or base, device=device)
+    run = with_threads(run, sum(p.numel() for p in policy.model.parameters()))
+    torch.set_num_threads(run.learner.threads)
     frozen = {"ref": load(base, device=device)} if "ref" in method.needs else {}
     template, limit = run.template or task.template, _context_limit(policy) - sampling.max_tokens + 1
     prompts = fill(task.train, policy.tokenizer, template, limit)

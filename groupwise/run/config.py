@@ -23,6 +23,8 @@ from groupwise.run import toml
 Words = Annotated[dict[str, Any], toml.WORDS]
 MAX_THREADS = 16
 """More threads than this slow down models of the size that one trains on a processor."""
+SMALL = 20_000_000
+"""Below so many parameters one thread is faster than several: waking the others costs more than a small matrix product."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class LearnerSettings:
     device: str = "auto"
     """auto: a CUDA device if there is one, else the processor."""
     threads: int = 0
-    """Processor threads; 0: all cores, up to 16. The number chosen is saved with the run."""
+    """Processor threads; 0: 1 for a small model, else all cores up to 16. The number chosen is saved with the run."""
 
 
 @dataclass(frozen=True)
@@ -174,10 +176,14 @@ def cores() -> int:
 
 
 def resolved(run: Run) -> Run:
-    """The run with its name and its number of threads filled in."""
-    name = run.name or re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{run.method}-{run.task}-{run.seed}").lstrip("-.")
-    threads = run.learner.threads or min(cores(), MAX_THREADS)
-    return replace(run, name=name, learner=replace(run.learner, threads=threads))
+    """The run with its name filled in."""
+    return replace(run, name=run.name or re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{run.method}-{run.task}-{run.seed}").lstrip("-."))
+
+
+def with_threads(run: Run, parameters: int) -> Run:
+    """The run with its number of threads filled in, for a model of so many parameters."""
+    own = 1 if parameters < SMALL else min(cores(), MAX_THREADS)
+    return replace(run, learner=replace(run.learner, threads=run.learner.threads or own))
 
 
 def arithmetic(run: Run, task_size: int) -> list[str]:

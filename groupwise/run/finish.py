@@ -56,11 +56,18 @@ def finish(job: Job) -> dict[str, Any]:
         "accuracy": {when: {k: row[k] for k in ("value", "low", "high", "n")}
                      for when, row in (("before", evaluations[0]), ("after", evaluations[-1]))} if evaluations else {},
         "base": str((folder / "base").resolve()), "model": str((folder / "model").resolve()),
-        "samples": [{"prompt": prompt.text, "answer": prompt.answer, "before": before, "after": after} for prompt, before, after in
-                    zip(job.heldout, evaluations[0]["texts"], evaluations[-1]["texts"], strict=False)] if evaluations else [],
+        "samples": _samples(job, evaluations),
     }
     write_json(folder / "summary.json", summary)
     return summary
+
+
+def _samples(job: Job, evaluations: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The first held-out prompts with what the policy said to them before and after."""
+    if not evaluations:
+        return []
+    return [{"prompt": prompt.text, "answer": prompt.answer, "before": before, "after": after}
+            for prompt, before, after in zip(job.heldout, evaluations[0]["texts"], evaluations[-1]["texts"], strict=False)]
 
 
 def _heldout(job: Job) -> str:

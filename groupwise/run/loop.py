@@ -61,9 +61,9 @@ def _patience(empty: int, groups: Sequence[Group], refused: Any) -> int:
     """How many steps in a row had no group; TrainingError after too many."""
     empty = 0 if groups else empty + 1
     if empty >= PATIENCE:
-        raise TrainingError(f"no group was admitted {empty} steps in a row ({dict(refused)} refused in the last one): the problems "
-                            "are all solved or all too hard for this policy; change the data, raise group_size, or take a "
-                            "method without dynamic sampling")
+        raise TrainingError(f"no group was admitted {empty} steps in a row ({dict(refused)} refused in the last one): the "
+                            "problems are all solved or all too hard for this policy; change the data, raise group_size, or take "
+                            "a method without dynamic sampling")
     return empty
 
 
@@ -96,7 +96,7 @@ def train(run: Run, root: Path = Path("runs")) -> Path:
         build = folder / ".building-base"
         save_policy(job.policy, build)
         publish(build, folder / "base")
-        write(folder / SETTINGS, to_toml(run, meta(job)).encode())
+        write(folder / SETTINGS, to_toml(job.run, meta(job)).encode())
         _go(job, 0, None)
     return folder
 
@@ -120,8 +120,8 @@ def resume(folder: Path) -> Path:
         job.sampler.load_state_dict(state["sampler"])
         job.state.load_state_dict(state["method"])
         job.engine.version = state["version"]
-        problems += [f"{name} was {old} when the checkpoint was made and is {meta(job)[name]} now: the run goes on, but no longer "
-                     "bit for bit" for name, old in state["meta"].items() if meta(job)[name] != old]
+        problems += [f"{name} was {old} when the checkpoint was made and is {meta(job)[name]} now: the run goes on, but no "
+                     "longer bit for bit" for name, old in state["meta"].items() if meta(job)[name] != old]
         _go(job, int(state["step"]), state["record"], problems)
     return folder
 

@@ -27,7 +27,8 @@ def of_groups(tally: Tally) -> dict[str, float]:
         if group.rollouts and len(set(group.correct.tolist())) == 1:
             informative["all_correct" if group.correct[0] else "all_wrong"] += 1
     out |= {"reward": rewards.mean(), "reward_std": rewards.std(),
-            "accuracy": np.mean([bool(r.verdict.correct) for r in rollouts]), "informative": np.mean(spread), **{f"groups_{name}": n / len(groups) for name, n in informative.items()}}
+            "accuracy": np.mean([bool(r.verdict.correct) for r in rollouts]), "informative": np.mean(spread)}
+    out |= {f"groups_{name}": n / len(groups) for name, n in informative.items()}
     out |= _lengths(rollouts)
     out |= {f"verdict/{kind}": n / len(rollouts) for kind, n in sorted(_kinds(rollouts).items())}
     logp = np.array([x for r in rollouts for t in r.episode.turns for x in t.completion.logp])

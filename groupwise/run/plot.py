@@ -4,7 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
+from groupwise.errors import ConfigError
+
+try:
+    import matplotlib as mpl
+except ImportError as error:
+    raise ConfigError("drawing the curve of a run needs matplotlib: pip install 'groupwise[plots]'") from error
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt

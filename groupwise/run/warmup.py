@@ -84,7 +84,8 @@ def warmup(settings: Warmup, *, every: int = 50) -> Path:
 def _trace(context: tuple[int, ...], tokens: tuple[int, ...], index: int) -> Group:
     """One demonstration as a group of one rollout that a teacher wrote."""
     prompt = Prompt(id=f"demonstration/{index}", text="", answer=None, tokens=context)
-    turn = Turn(Context(context), Completion(tokens, (float("nan"),) * len(tokens)), (Span(0, len(tokens), "teacher", "unknown"),))
+    spans = (Span(0, len(tokens), "teacher", "unknown"),)
+    turn = Turn(Context(context), Completion(tokens, (float("nan"),) * len(tokens)), spans)
     return Group(prompt.id, prompt, (Rollout(Episode(prompt, (turn,)), Verdict(correct=True)),))
 
 

@@ -1,7 +1,7 @@
 """Planners: which prompts come next, and how many rollouts of each."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from groupwise.core.random import fold, generator
 from groupwise.core.rollout import Prompt
@@ -9,6 +9,7 @@ from groupwise.core.services import Plan
 from groupwise.sampling.history import History
 
 
+@runtime_checkable
 class Planner(Protocol):
     """Turns the train set into plans; its state belongs to a checkpoint."""
 

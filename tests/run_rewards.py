@@ -1,0 +1,26 @@
+"""Rewards as a user would write them, in a file of their own: the worker that loads it needs nothing else."""
+
+import os
+from typing import Any
+
+
+def digits(text: str, answer: Any) -> float:
+    """The share of digits among six characters: a random policy has some, and more of them is easy to learn."""
+    return min(6, sum(character.isdigit() for character in text)) / 6
+
+
+def even_length(text: str, answer: Any) -> bool:
+    """Right about half of the time, whatever the policy does."""
+    return len(text) % 2 == 0
+
+
+def moody(text: str, answer: Any) -> float | None:
+    """Says nothing of texts that begin with a digit."""
+    return None if text[:1].isdigit() else digits(text, answer)
+
+
+def deadly(text: str, answer: Any) -> float:
+    """Ends its worker at texts that begin with a digit."""
+    if text[:1].isdigit():
+        os._exit(3)
+    return digits(text, answer)
