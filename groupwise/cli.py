@@ -10,7 +10,7 @@ import tyro
 import groupwise
 from groupwise.errors import ConfigError, GroupwiseError, nearest
 from groupwise.run.config import Run, from_toml, from_words
-from groupwise.run.disk import write_json
+from groupwise.run.disk import read_json, write_json
 
 # The modules that do the work load torch, which takes seconds. They are imported inside the commands, so that help, a mistyped
 # setting and a missing file are answered at once. Nowhere else in the package are imports deferred.
@@ -20,33 +20,37 @@ REFUSED, INTERRUPTED, UNREAD = 2, 130, 141
 
 
 def train(words: Sequence[str]) -> None:
-    """Train a policy; `groupwise train --help` lists the settings."""
-    run = settings(words)
+    """Train a policy (`groupwise train --help` lists the settings); --json FILE also writes the run's summary there."""
+    rest, file = _option(list(words), "--json", "a file to write")
+    run = settings(rest)
+    _check_report(file)
     from groupwise.run.loop import train as start
 
-    start(run)
+    _report(start(run), file)
 
 
 def resume(words: Sequence[str]) -> None:
-    """Go on with a run that was stopped: RUN is its folder, or its name."""
+    """Go on with a run that was stopped: RUN is its folder, or its name; --json FILE as in train."""
 
-    def arguments(run: tyro.conf.Positional[str]) -> Path:
+    def arguments(run: tyro.conf.Positional[str], json: str = "") -> tuple[Path, str]:
         """Go on with a run from its last checkpoint.
 
         Args:
             run: the run's folder, or its name if it lies in runs/.
+            json: also write the run's summary to this file.
 
         """
-        return Path(run) if Path(run).is_dir() else Path("runs") / run
+        return (Path(run) if Path(run).is_dir() else Path("runs") / run), json
 
-    folder = tyro.cli(arguments, args=list(words), prog="groupwise resume")
+    folder, file = tyro.cli(arguments, args=list(words), prog="groupwise resume")
     if not folder.is_dir():
         known = [path.name for path in Path("runs").glob("*") if path.is_dir()]
         there = nearest(folder.name, known) if known else "there are no runs here yet"
         raise ConfigError(f"there is no run folder {str(folder)!r}; {there}")
+    _check_report(file)
     from groupwise.run.loop import resume as go_on
 
-    go_on(folder)
+    _report(go_on(folder), file)
 
 
 def methods(words: Sequence[str]) -> None:
@@ -86,25 +90,37 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"train": train, "resume"
 
 def settings(words: Sequence[str]) -> Run:
     """The run that command-line words describe: defaults, then the file of --config, then the words."""
-    rest, file = _config(list(words))
-    run = Run()
-    if file is not None:
+    rest, name = _option(list(words), "--config", "a TOML file")
+    file, run = Path(name), Run()
+    if name:
         if not file.is_file():
             raise ConfigError(f"--config {file}: there is no such file")
         run = from_toml(file.read_text(encoding="utf-8"), str(file))
     return from_words(rest, run)
 
 
-def _config(words: list[str]) -> tuple[list[str], Path | None]:
-    """The words without --config, and its file."""
+def _option(words: list[str], flag: str, meaning: str) -> tuple[list[str], str]:
+    """The words without a flag and its value, and the value; empty if the flag is not there."""
     for i, word in enumerate(words):
-        if word.startswith("--config="):
-            return words[:i] + words[i + 1:], Path(word.partition("=")[2])
-        if word == "--config":
-            if i + 1 == len(words):
-                raise ConfigError("--config needs a TOML file after it")
-            return words[:i] + words[i + 2:], Path(words[i + 1])
-    return words, None
+        name, equals, value = word.partition("=")
+        if name == flag:
+            value = value if equals else "".join(words[i + 1:i + 2])
+            if not value or value.startswith("--"):
+                raise ConfigError(f"{flag} needs {meaning} after it")
+            return words[:i] + words[i + (1 if equals else 2):], value
+    return words, ""
+
+
+def _check_report(file: str) -> None:
+    """Refuse, before any work, a file that could not be written after it."""
+    if file and Path(file).is_dir():
+        raise ConfigError(f"--json {file} is a folder; give a file to write")
+
+
+def _report(folder: Path, file: str) -> None:
+    """Write the summary of a run to a file of the user's choice as well."""
+    if file:
+        write_json(Path(file), read_json(folder / "summary.json"))
 
 
 def usage() -> str:

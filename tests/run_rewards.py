@@ -24,3 +24,8 @@ def deadly(text: str, answer: Any) -> float:
     if text[:1].isdigit():
         os._exit(3)
     return digits(text, answer)
+
+
+def never(text: str, answer: Any) -> bool:
+    """Nothing is right."""
+    return False

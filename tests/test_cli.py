@@ -9,7 +9,7 @@ import pytest
 from groupwise import __version__, cli
 from groupwise.errors import TrainingError
 from groupwise.run.config import Run
-from groupwise.run.disk import read_json
+from groupwise.run.disk import read_json, write_json
 
 ROOT = Path(__file__).parent.parent
 
@@ -19,8 +19,8 @@ def loop(monkeypatch):
     """A stand-in for the loop that notes what it was asked for."""
     calls = []
     module = types.ModuleType("groupwise.run.loop")
-    module.train = lambda run: calls.append(run)
-    module.resume = lambda folder: calls.append(folder)
+    module.train = lambda run: calls.append(run) or Path("runs") / run.name
+    module.resume = lambda folder: calls.append(folder) or folder
     monkeypatch.setitem(sys.modules, "groupwise.run.loop", module)
     return types.SimpleNamespace(module=module, calls=calls)
 
@@ -38,6 +38,32 @@ def test_resume_takes_a_folder_or_a_name(loop, tmp_path, monkeypatch, capsys):
     assert loop.calls == [Path("runs/first"), tmp_path / "runs" / "first"]
     assert cli.main(["resume", "frist"]) == 2
     assert "did you mean 'first'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["train", "--run", "x", "--json", "out/s.json"], ["train", "--json=out/s.json", "--run", "x"],
+                                   ["resume", "x", "--json", "out/s.json"]])
+def test_the_summary_is_also_written_where_json_says(words, loop, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    summary = {"accuracy": {"after": {"value": 0.5}}, "seed": 0}
+    write_json(Path("runs/x/summary.json"), summary)
+    loop.module.train = loop.module.resume = lambda _: Path("runs/x")
+    assert cli.main(words) == 0
+    assert read_json(Path("out/s.json")) == summary
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["train", "--json"], "--json needs a file to write after it"),
+    (["train", "--json", "--steps", "1"], "--json needs a file to write after it"),
+    (["train", "--json="], "--json needs a file to write after it"),
+    (["train", "--config"], "--config needs a TOML file after it"),
+    (["train", "--json", "."], "--json . is a folder"),
+    (["resume", "x", "--json", "."], "--json . is a folder")])
+def test_a_report_that_cannot_be_written_is_refused_before_any_work(words, said, loop, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("runs/x").mkdir(parents=True)
+    assert cli.main(words) == 2
+    assert said in capsys.readouterr().err
+    assert loop.calls == []
 
 
 def test_errors_on_purpose_are_messages_and_others_are_not_hidden(loop, capsys):

@@ -16,7 +16,7 @@ from jaxtyping import Int64
 
 from groupwise.errors import ObjectiveError, nearest
 
-Ids = Int64[np.ndarray, " n"]
+Ids = Int64[np.ndarray, " _"]  # any length: one layout holds several
 UNITS = ("token", "segment", "sequence", "episode", "group")
 
 

@@ -6,7 +6,7 @@ takes a token out of the numerator only. An episode cut into several sequences c
 """
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -40,7 +40,11 @@ class TokenMean:
     `within="group"` is DAPO's Eq. 8 read literally: 1/(P M_g), the token mean of each group, averaged over P groups.
     """
 
-    within: str = "step"
+    within: Literal["step", "group"] = "step"
+
+    def __post_init__(self) -> None:
+        if self.within not in ("step", "group"):
+            raise ObjectiveError(f"token_mean is taken within the 'step' or within each 'group', not {self.within!r}")
 
     def counts(self, batch: Batch, unit: str, mask: Mask) -> Totals:
         """[tokens] or, within groups, [groups]."""
@@ -65,13 +69,13 @@ class SequenceMean:
         return _vector(batch, batch.layout.size("episode"))
 
     def weights(self, batch: Batch, unit: str, mask: Mask, totals: Totals) -> Float[Tensor, " n"]:
-        """1/(N |o_i|) per token; 1/N per episode, 1/(N s_i) for the s_i sequences or segments of an episode."""
+        """1/(N |o_i|) per token; 1/N per episode, 1/(N s_i) for the s_i trained sequences or segments of an episode."""
         of_token = batch.ids("token", "episode")
         if unit == "token":
             live, ids = mask.double(), of_token
         else:
             ids = batch.ids(unit, "episode")
-            live = torch.ones(len(ids), dtype=torch.float64, device=ids.device)
+            live = live_units(batch, unit, mask).double()
         inside = levels.reduce(live, ids, batch.layout.size("episode"), "sum").clamp(min=1)
         return live / (inside[ids] * totals[0].clamp(min=1))
 
@@ -95,6 +99,10 @@ class Constant:
     """w = 1/(N C), C a constant: the longest completion allowed (Dr. GRPO, arXiv 2503.20783, listing 1 and section 3.2)."""
 
     length: int
+
+    def __post_init__(self) -> None:
+        if self.length < 1:
+            raise ObjectiveError(f"constant: the length that sums are divided by must be at least 1, got {self.length}")
 
     def counts(self, batch: Batch, unit: str, mask: Mask) -> Totals:
         """[episodes]."""

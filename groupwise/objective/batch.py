@@ -86,7 +86,7 @@ class Batch:
             dropped = np.isnan(column.values)[self.layout.ids("token", column.unit)]
             mask &= torch.from_numpy(~dropped).to(mask.device)
         clean = {name: replace(c, values=np.nan_to_num(c.values, nan=0.0)) for name, c in credit.items()}
-        return replace(self, columns={**self.columns, **columns}, credit=clean, loss_mask=mask)
+        return replace(self, columns={**self.columns, **columns}, credit={**self.credit, **clean}, loss_mask=mask)
 
     def take(self, chosen: Sequence[int] | np.ndarray) -> "Batch":
         """The batch of some sequences; weights and credit go with their units."""

@@ -5,16 +5,18 @@
 """
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from groupwise.errors import ObjectiveError
 from groupwise.objective import levels
 from groupwise.objective.batch import Batch
 
 PerToken = Float[Tensor, " t"]
+Unit = Literal["token", "segment", "sequence"]
 
 
 @runtime_checkable
@@ -47,8 +49,11 @@ class Truncated:
     """min(c, cap), c at a token or as the product over a sequence (truncated importance sampling)."""
 
     cap: float = 2.0
-    unit: str = "token"
+    unit: Unit = "token"
     active: bool = True
+
+    def __post_init__(self) -> None:
+        _check(self.unit)
 
     def __call__(self, log_factor: PerToken, mask: Bool[Tensor, " t"], batch: Batch) -> PerToken:
         """The bounded factor."""
@@ -61,13 +66,21 @@ class Masked:
 
     low: float = 0.5
     high: float = 5.0
-    unit: str = "token"
+    unit: Unit = "token"
     active: bool = True
+
+    def __post_init__(self) -> None:
+        _check(self.unit)
 
     def __call__(self, log_factor: PerToken, mask: Bool[Tensor, " t"], batch: Batch) -> PerToken:
         """The factor, or 0 outside the band."""
         factor = _at(log_factor, mask, batch, self.unit).exp()
         return factor * ((factor >= self.low) & (factor <= self.high))
+
+
+def _check(unit: str) -> None:
+    if unit not in ("token", "segment", "sequence"):  # a micro-batch may hold a part of anything larger
+        raise ObjectiveError(f"a correction is taken at a token, segment or sequence, not at {unit!r}")
 
 
 def _at(log_factor: PerToken, mask: Bool[Tensor, " t"], batch: Batch, unit: str) -> PerToken:

@@ -109,9 +109,10 @@ class RewardMinusKl:
 
     def __call__(self, table: Scored) -> Values:
         """[episodes]."""
-        gap = table.needed["old_logp"] - table.needed["ref_logp"]
+        old, ref = (np.where(table.counted, table.needed[name], 0.0) for name in ("old_logp", "ref_logp"))
+        gap = old - ref
         ids = table.layout.ids("token", "episode")
-        return table.reward - self.beta * levels.reduce(gap, ids, table.layout.size("episode"), "sum", mask=table.counted)
+        return table.reward - self.beta * levels.reduce(gap, ids, table.layout.size("episode"), "sum")
 
 
 @runtime_checkable
@@ -238,8 +239,7 @@ class Advantage:
         value = self._singletons(value, x, ids, size, mask)
         if self.transform is not None:
             value = self.transform(value)
-        if unit == "episode":
-            value = value * table.weight
+        value = value * table.weight[table.layout.ids(unit, "episode")]
         return {self.name: Column(unit, np.where(mask, value, np.nan))}
 
     def _singletons(self, value: Values, x: Values, ids: Ids, size: int, mask: Bool[np.ndarray, " n"]) -> Values:

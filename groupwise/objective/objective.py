@@ -8,6 +8,8 @@ loss    = objective.loss(live, microbatch)                   a plain weighted su
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import partial
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import numpy as np
@@ -66,6 +68,10 @@ class Objective:
             for other in others:
                 if other not in names:
                     raise ObjectiveError(f"the weights of {term.name!r} refer to a term {other!r}; {nearest(other, names)}")
+                lender = self.terms[names.index(other)]
+                if isinstance(rule, Shared) and (lender.unit != term.unit or isinstance(lender.aggregate, Shared)):
+                    raise ObjectiveError(f"{term.name!r} ({term.unit} losses) cannot share the weights of {other!r} "
+                                         f"({lender.unit} losses): name a term of the same unit that has weights of its own")
 
     @property
     def needs(self) -> frozenset[str]:
@@ -177,6 +183,14 @@ def describe(part: Any) -> str:
         return f"({', '.join(describe(p) for p in part)})"
     if isinstance(part, frozenset | set):
         return f"{{{', '.join(sorted(describe(p) for p in part))}}}"
+    if isinstance(part, int | float) and not isinstance(part, bool):
+        return repr(int(part) if float(part).is_integer() else float(part))  # 4 and 4.0 are the same number
+    if isinstance(part, partial):
+        return f"partial({describe(part.func)}, {describe(part.args)}, {describe(sorted(part.keywords.items()))})"
     if callable(part):
-        return f"{part.__module__}.{part.__qualname__}"
+        name = part.__qualname__ if isinstance(part, FunctionType | BuiltinFunctionType | np.ufunc | type) else "<unnamed>"
+        if "<" in name:  # two of them could not be told apart
+            raise ObjectiveError(f"{part!r} has no name that stands for what it computes: write it as a function of a module, "
+                                 "or as a frozen dataclass with __call__")
+        return f"{part.__module__}.{name}"
     return repr(part)

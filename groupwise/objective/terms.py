@@ -128,7 +128,8 @@ class Policy(Term):
             if self.elsewhere is None:
                 raise ObjectiveError(f"{int(unknown.sum())} tokens have behaviour 'unknown' (their ratio divides by 1), but the "
                                      "policy term has no trust rule for them: give `elsewhere`")
-            f = torch.where(unknown, self.elsewhere(live.logp.exp(), advantage, live.logp), f)
+            own = torch.where(unknown, live.logp, 0.0)  # before exp: what overflows elsewhere would leave nan gradients
+            f = torch.where(unknown, self.elsewhere(own.exp(), advantage, own), f)
         return -correction * f
 
     def ratios(self, live: Live, batch: Batch, mask: Mask) -> PerToken:
@@ -156,7 +157,7 @@ class Kl(Term):
 
     `estimator` "k3" is the GRPO paper's (arXiv 2402.03300, Eq. 4); "k2" has the reverse-KL gradient; "k3_weighted"
     multiplies k3 by the differentiable token ratio, the unbiased reverse-KL gradient off policy too (DeepSeek-V3.2).
-    k1 is refused: its expected gradient in the loss is zero.
+    k1 is refused: its expected gradient in the loss is zero. Tokens without a log-prob in `against` (nan) have no loss.
     """
 
     name: str = "kl"
@@ -174,7 +175,8 @@ class Kl(Term):
 
     def losses(self, live: Live, batch: Batch, mask: Mask, correction: PerToken) -> PerToken:
         """[t] the estimator."""
-        u = torch.where(mask, batch.columns[self.against] - live.logp, 0.0)
+        other = batch.columns[self.against]
+        u = torch.where(mask & torch.isfinite(other), other - live.logp, 0.0)
         if self.estimator != "k3_weighted":
             return ESTIMATORS[self.estimator](u)
         ratio = torch.where(mask, live.logp - base_logp(live, batch), 0.0).exp()

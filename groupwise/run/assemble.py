@@ -123,14 +123,16 @@ def assemble(run: Run, folder: Path, weights: Path | None = None) -> Job:
     run = with_threads(run, sum(p.numel() for p in policy.model.parameters()))
     torch.set_num_threads(run.learner.threads)
     frozen = {"ref": load(base, device=device)} if "ref" in method.needs else {}
-    template, limit = run.template or task.template, _context_limit(policy) - sampling.max_tokens + 1
+    template, context = run.template or task.template, _context_limit(policy)
+    limit = context - sampling.max_tokens + 1
     prompts = fill(task.train, policy.tokenizer, template, limit)
     heldout = fill(task.heldout[: run.eval_prompts], policy.tokenizer, template, limit)
     learner = Learner(policy, settings_of(run, method), needs=method.needs, models=Models(frozen, method.contexts))
     engine = Native(policy, max_rows=MOST_ROWS, trunk=learner.scorer.trunk)
     grader = Grader(task.verifier, run.rewards, workers=run.verify_workers, deadline=run.verify_deadline)
     sampler = Sampler(method, engine, grader, policy, prompts, sampling, prompts_per_step=run.prompts_per_step,
-                      group_size=run.group_size, seed=run.seed, environment=task.environment, learner=learner)
+                      group_size=run.group_size, seed=run.seed, environment=task.environment, learner=learner,
+                      context_limit=context)
     return Job(run, folder, task, heldout, method, policy, learner, engine, sampler, grader, method.state(), sampling)
 
 

@@ -38,10 +38,10 @@ class Sampler:
 
     def __init__(self, method: Method, engine: Engine, grader: Grader, policy: Policy, prompts: Sequence[Prompt],
                  sampling: Sampling, *, prompts_per_step: int, group_size: int, seed: int, environment: Environment | None = None,
-                 learner: Learner | None = None) -> None:
+                 learner: Learner | None = None, context_limit: int = 2**31) -> None:
         self.method, self.engine, self.grader, self.policy = method, engine, grader, policy
         self.sampling, self.environment, self.learner, self.seed = sampling, environment, learner, seed
-        self.prompts_per_step, self.group_size = prompts_per_step, group_size
+        self.prompts_per_step, self.group_size, self.context_limit = prompts_per_step, group_size, context_limit
         self.history, self.planner = History(), method.planner()
         self.planner.begin(prompts, seed)
         self.stores: dict[str, dict[str, Any]] = {}
@@ -160,7 +160,8 @@ class Sampler:
         """One completion for every open episode; those that share a context and its limits share a request."""
         asked: dict[tuple[Context, Sampling], list[_Talk]] = {}
         for talk in talks:
-            limits = replace(self.sampling, max_tokens=talk.plan.max_tokens or self.sampling.max_tokens,
+            room = self.context_limit - len(talk.context.tokens)
+            limits = replace(self.sampling, max_tokens=min(room, talk.plan.max_tokens or self.sampling.max_tokens),
                              temperature=self.sampling.temperature if talk.plan.temperature is None else talk.plan.temperature)
             asked.setdefault((talk.context, limits), []).append(talk)
         requests = [Request(context, tuple(fold(self.seed, talk.stream, turn) for talk in some), limits)
@@ -173,7 +174,7 @@ class Sampler:
                 self.tally.budget.charge(f"{talk.plan.role}/generate", len(completion.tokens))
 
     def _answer(self, talk: "_Talk") -> bool:
-        """Let the environment answer an episode's last turn; whether it goes on."""
+        """Let the environment answer an episode's last turn; whether it goes on. An answer is no help: the context keeps its source."""
         if self.environment is None:
             return False
         reply = self.environment.reply(talk.plan.prompt, [turn.text for turn in talk.turns])
@@ -181,11 +182,11 @@ class Sampler:
             talk.earned.append(Component("environment", reply.reward, target="turn", index=len(talk.turns) - 1))
         talk.state = reply.state
         if reply.rewritten is not None:
-            talk.context = Context(tokenise(self.policy.tokenizer, reply.rewritten), source="environment")
+            talk.context = Context(tokenise(self.policy.tokenizer, reply.rewritten), talk.context.source)
         else:
             before = talk.turns[-1].trained_under.tokens + talk.turns[-1].completion.tokens
-            talk.context = Context(before + tokenise(self.policy.tokenizer, reply.text), source="environment")
-        return not reply.done
+            talk.context = Context(before + tokenise(self.policy.tokenizer, reply.text), talk.context.source)
+        return not reply.done and len(talk.context.tokens) < self.context_limit
 
 
 @dataclass

@@ -73,7 +73,10 @@ class LearnerSettings:
 
 @dataclass(frozen=True)
 class Run:
-    """The settings of a training run. `--config FILE.toml` reads them from a file; what is given beside it wins."""
+    """The settings of a training run.
+
+    `--config FILE.toml` reads them from a file; what is given beside it wins. `--json FILE` also writes the run's summary there.
+    """
 
     name: Annotated[str, tyro.conf.arg(name="run")] = ""
     """Name of the run's folder; empty: METHOD-TASK-SEED."""
@@ -250,4 +253,4 @@ def flags() -> list[str]:
     """Every setting's name on the command line."""
     every = [f for cls in (Run, SamplingSettings, LearnerSettings) for f in fields(cls)]
     names = [f.name for f in every if not is_dataclass(f.default_factory)]
-    return [f"--{'run' if name == 'name' else name.replace('_', '-')}" for name in [*names, "config"]]
+    return [f"--{'run' if name == 'name' else name.replace('_', '-')}" for name in [*names, "config", "json"]]

@@ -5,7 +5,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from groupwise.core.rollout import Completion, Prompt, Verdict
 from groupwise.models.load import save as save_policy
 from groupwise.models.template import decode, template
 from groupwise.run.assemble import Job
@@ -19,14 +18,7 @@ SHOWN = 3
 
 def evaluate_now(job: Job, step: int, record: Record, console: Console) -> None:
     """Greedy accuracy on the held-out prompts, into the record and onto the console."""
-
-    def text(completion: Completion) -> str:
-        return decode(job.policy.tokenizer, completion.tokens, job.policy.eos_ids)
-
-    def grade(pairs: list[tuple[Prompt, Completion]]) -> list[Verdict]:
-        return job.grader.verdicts([(prompt, text(completion), completion.finish) for prompt, completion in pairs])
-
-    found = evaluate(job.engine, job.heldout, grade, job.sampling.greedy(), seed=job.run.seed,
+    found = evaluate(job.engine, job.heldout, job.grader.answers(job.policy), job.sampling.greedy(), seed=job.run.seed,
                      decode=lambda tokens: decode(job.policy.tokenizer, tokens, job.policy.eos_ids))
     record.evaluation(step, found.row() | {"texts": list(found.texts)})
     console.say(f"held-out greedy accuracy after step {step}: {found.value:.1%} [{found.low:.1%}, {found.high:.1%}] "

@@ -1,10 +1,12 @@
 """Verdicts and reward components for answers: the task's verifier and any further rewards, in workers that can be killed."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
-from groupwise.core.rollout import Component, Episode, Finish, Prompt, Rollout, Verdict
+from groupwise.core.rollout import Completion, Component, Episode, Finish, Prompt, Rollout, Verdict
+from groupwise.models.load import Policy
+from groupwise.models.template import decode
 from groupwise.verify.pool import Item, Pool
 
 
@@ -18,9 +20,14 @@ class Grader:
             self.pools = [opening.enter_context(Pool(name, **make)) for name in (verifier, *rewards)]  # type: ignore[arg-type]
             self._open = opening.pop_all()
 
-    def verdicts(self, prompt_texts: Sequence[tuple[Prompt, str, Finish]]) -> list[Verdict]:
-        """Strict verdicts alone, for evaluation."""
-        return [graded.verdict for graded in self.pools[0].grade(_items(prompt_texts))]
+    def answers(self, policy: Policy) -> Callable[[list[tuple[Prompt, Completion]]], list[Verdict]]:
+        """A function from completions of this policy to strict verdicts, for evaluation."""
+
+        def grade(pairs: list[tuple[Prompt, Completion]]) -> list[Verdict]:
+            texts = [(p, decode(policy.tokenizer, c.tokens, policy.eos_ids), c.finish) for p, c in pairs]
+            return [graded.verdict for graded in self.pools[0].grade(_items(texts))]
+
+        return grade
 
     def rollouts(self, episodes: Sequence[Episode], earned: Sequence[tuple[Component, ...]]) -> list[Rollout]:
         """Episodes with verdicts and components; `earned` holds what each got from its environment along the way."""
