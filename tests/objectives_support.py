@@ -1,7 +1,7 @@
 """Ragged batches for the tests of core, objective and methods.
 
-Every token of a case has an id of its own, which indexes a table of values. So a token keeps its log-probs, and gets its gradient,
-wherever a permutation, a split or a rank puts it.
+Every token of a case has an id of its own, which indexes a table of values. So a token keeps its log-probs, and gets its
+gradient, wherever a permutation, a split or a rank puts it.
 """
 
 from dataclasses import dataclass, replace
@@ -12,6 +12,8 @@ import torch
 from groupwise.core.rollout import Completion, Component, Context, Episode, Group, Prompt, Rollout, Span, Turn, Verdict
 from groupwise.methods import METHODS
 from groupwise.objective.batch import pack
+from groupwise.objective.credit import Advantage, NoBaseline
+from groupwise.objective.objective import Objective
 from groupwise.objective.terms import Live
 
 MAX_TOKENS = 16
@@ -140,3 +142,30 @@ def ragged(seed, *, groups=(2, 5), size=(1, 5), turns=3, flat=0.25, masked=0.15,
                                       for name in ("old_logp", "ref_logp", "engine_logp")}}
     flags = [np.array([of.get(i, False) for i in range(total)]) for of in (trained, in_masked)]
     return Case(made, table, *flags).filled(np.zeros(total, dtype=bool), 0.0)
+
+
+RAW = Advantage(baseline=NoBaseline())
+"""The advantage is the reward."""
+
+
+def objective(*terms, **more):
+    return Objective(RAW, terms, **more)
+
+
+def weighed(made, groups, columns=None, default="self", total=None):
+    """The packed, credited and weighed batch of groups."""
+    batch = pack(groups, default=default, dtype=torch.float64)
+    batch = batch.with_columns(columns or {}, made.credit(groups, batch, columns or {}))
+    return made.weigh(batch) if total is None else made.weigh(batch, total)
+
+
+def run(made, batch, logp, **live):
+    """(Loss, gradient by the log-probs)."""
+    leaf = tensor(logp).requires_grad_()
+    loss = made.loss(Live(logp=leaf, **live), batch)
+    loss.value.backward()
+    return loss, leaf.grad
+
+
+TWO = [group("g", rollout(1.0, turn((0, 1, 2))), rollout(-2.0, turn((3, 4))))]
+FIVE = [-0.5, -1.0, -1.5, -0.7, -0.2]

@@ -1,5 +1,7 @@
 """The ids of units and keys."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -68,7 +70,7 @@ def test_take_keeps_who_belongs_to_whom(seed, data):
     for name in (*UNITS, *layout.keys):
         assert part.size(name) == len(kept[name])
         assert len(set(kept[name].tolist())) == len(kept[name])
-    for child, high in zip(UNITS, UNITS[1:], strict=False):
+    for child, high in pairwise(UNITS):
         np.testing.assert_array_equal(kept[high][part.ids(child, high)], layout.ids(child, high)[kept[child]])
     for name, key in part.keys.items():
         assert key.unit == layout.keys[name].unit

@@ -1,15 +1,19 @@
 """Keyed random numbers."""
 
+from functools import cache
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groupwise.core.random import fold, generator, uniforms, word
 
+MANY = 10_000
 WORDS = st.one_of(st.integers(-(2**63), 2**64 - 1), st.text(max_size=8))
 
 
+@cache
 def streams(n, *key):
     return np.array([fold(*key, i) for i in range(n)], dtype=np.uint64)
 
@@ -27,27 +31,26 @@ def limits(cells=64):
 
 def test_numbers_are_uniform_over_streams_and_over_positions():
     low, high = limits()
-    many = streams(20_000, 0, "visit")
+    many = streams(MANY, 0, "visit")
     assert low < chi_squared(uniforms(many, 0)) < high
-    one = np.full(20_000, fold(0, "visit", 7), dtype=np.uint64)
-    assert low < chi_squared(uniforms(one, np.arange(20_000, dtype=np.uint64))) < high
+    one = np.full(MANY, fold(0, "visit", 7), dtype=np.uint64)
+    assert low < chi_squared(uniforms(one, np.arange(MANY, dtype=np.uint64))) < high
 
 
 def test_numbers_lie_in_the_half_open_interval():
-    found = uniforms(streams(5_000, 1), 3)
+    found = uniforms(streams(MANY, 0, "visit"), 3)
     assert ((found >= 0.0) & (found < 1.0)).all()
     assert len(set(found.tolist())) == len(found)
 
 
 @pytest.mark.parametrize("lag", [1, 2, 17])
 def test_neighbours_are_uncorrelated(lag):
-    n = 20_000
-    one = np.full(n, fold(3), dtype=np.uint64)
-    along = uniforms(one, np.arange(n, dtype=np.uint64))
-    across = uniforms(streams(n, 3), 5)
+    one = np.full(MANY, fold(3), dtype=np.uint64)
+    along = uniforms(one, np.arange(MANY, dtype=np.uint64))
+    across = uniforms(streams(MANY, 0, "visit"), 5)
     for x in (along, across):
-        assert abs(np.corrcoef(x[:-lag], x[lag:])[0, 1]) < 5 / np.sqrt(n)
-    assert abs(np.corrcoef(uniforms(streams(n, 3), 5), uniforms(streams(n, 3), 6))[0, 1]) < 5 / np.sqrt(n)
+        assert abs(np.corrcoef(x[:-lag], x[lag:])[0, 1]) < 5 / np.sqrt(MANY)
+    assert abs(np.corrcoef(across, uniforms(streams(MANY, 0, "visit"), 6))[0, 1]) < 5 / np.sqrt(MANY)
 
 
 def test_a_number_does_not_depend_on_its_batch():
@@ -60,6 +63,7 @@ def test_a_number_does_not_depend_on_its_batch():
     np.testing.assert_array_equal(one_by_one, whole)
 
 
+@settings(deadline=None)
 @given(key=st.lists(WORDS, max_size=4), other=st.lists(WORDS, max_size=4))
 def test_fold_tells_keys_apart(key, other):
     assert fold(*key) == fold(*key)

@@ -1,7 +1,7 @@
 """Every method against its paper's equation, written out in plain Python loops: value and gradient, off policy.
 
-Nothing here comes from the package but the batch under test. `J` is what the paper maximises, averaged over all completions of the
-optimiser step; the loss is -J.
+Nothing here comes from the package but the batch under test. `J` is what the paper maximises, averaged over all completions of
+the optimiser step; the loss is -J.
 """
 
 import math

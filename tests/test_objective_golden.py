@@ -4,13 +4,12 @@ Every vector is run twice: with the fixture's padding left out, and with the pad
 Where a vector has no reference in float64 (its own cross-check says so), the tolerance is that of float32.
 """
 
-import json
-from dataclasses import dataclass, field, replace
-from importlib.resources import files
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
+from golden_support import EDGE, EXACT, MAIN, VECTORS, Deviations, groups_of, table, tolerance
 from objectives_support import gradients, group, rollout, tensor, turn
 
 from groupwise.core.rollout import Component
@@ -25,10 +24,6 @@ from groupwise.objective.terms import Kl, Live, Policy, ValueLoss
 from groupwise.objective.trust import Clip, DetachClip, LogProb
 from groupwise.verify.shaping import SoftOverlong, soft_overlong
 
-DATA = json.loads((files("groupwise.lab") / "vectors" / "objectives.json").read_text())
-VECTORS = {v["id"]: v for v in DATA["vectors"]}
-MAIN, EDGE = DATA["fixtures"]["main"], DATA["fixtures"]["edge"]
-EXACT, SINGLE = 1e-9, 1e-7
 VERL = ("verlA", "verlB")
 GIVEN = Advantage(baseline=NoBaseline())
 """The fixture's advantages are rounded and count as exact: they come in as rewards, and credit passes them on."""
@@ -103,52 +98,11 @@ WAYS = ways()
 BOTH = pytest.mark.parametrize("padded", [False, True])
 
 
-def groups_of(rewards, *, padded, masked=(), fixture=MAIN):
-    """The fixture's rows as groups: token id 6 * row + position (2 * row in the edge fixture, with groups of one)."""
-    width = len(fixture["response_mask"][0])
-    keys = fixture.get("group_ids", range(len(rewards)))
-    engine = fixture.get("rollout_logprobs", np.full((len(rewards), width), -1.0))
-    made = {}
-    for row, (key, reward) in enumerate(zip(keys, rewards, strict=True)):
-        length = int(sum(fixture["response_mask"][row]))
-        kept = width if padded else length
-        tokens = [width * row + place for place in range(kept)]
-        made.setdefault(key, []).append(rollout(reward, turn(tokens, engine[row][:kept], untrained=kept - length),
-                                                masked=row in masked))
-    return [group(str(key), *rows) for key, rows in made.items()]
-
-
-def table(padded):
-    """Per token id; the fixture's own garbage at the padding is made worse."""
-    spoilt = tensor(MAIN["response_mask"]).flatten() == 0
-    names = {"logp": "new", "old_logp": "old", "ref_logp": "ref"}
-    found = {name: tensor(MAIN[f"{key}_logprobs"]).flatten() for name, key in names.items()}
-    return {name: torch.where(spoilt, torch.nan if name == "logp" else 1e9, x) if padded else x for name, x in found.items()}
-
-
 def prepared(way, padded):
     groups = groups_of(way.rewards, padded=padded, masked=way.masked)
     batch = pack(groups, default=way.behaviour, dtype=torch.float64)
     needed = {name: table(padded)[name][batch.tokens] for name in ("old_logp", "ref_logp")}
     return batch.with_columns(needed, way.objective.credit(groups, batch, needed))
-
-
-def tolerance(vector):
-    """1e-9, unless the reference itself is farther than that from the equation: then it computed in float32."""
-    off = max(vector.get("crosscheck", {}).get("max_abs_diff", {"": 0.0}).values())
-    return SINGLE if off > EXACT else EXACT
-
-
-@dataclass
-class Deviations:
-    """Largest deviation of each vector: the table in the message of the last test."""
-
-    worst: dict = field(default_factory=dict)
-
-    def check(self, name, what, got, expected, limit):
-        off = float(np.max(np.abs(np.asarray(got) - np.asarray(expected))))
-        self.worst[name] = max(self.worst.get(name, 0.0), off)
-        assert off <= limit, f"{name}: {what} is off by {off:.3g}, allowed {limit:g}"
 
 
 SEEN = Deviations()
@@ -179,7 +133,8 @@ ACCUMULATED = {
     "accum.dr_grpo.2ranks_x_2micro.trl": of_method("dr_grpo", max_tokens=8),
     "accum.dapo.2ranks_x_2micro.trl": of_method("dapo", max_tokens=8, clip_high=0.2),
     **{f"accum.{mode}.2ranks_x_2micro.{v}": policy(Clip(dual=3.0), rule) for v in VERL
-       for mode, rule in (("token-mean", TokenMean()), ("seq-mean-token-mean", SequenceMean()), ("seq-mean-token-sum", SequenceSum()))},
+       for mode, rule in (("token-mean", TokenMean()), ("seq-mean-token-mean", SequenceMean()),
+                          ("seq-mean-token-sum", SequenceSum()))},
     "accum.seq-mean-token-sum-norm.2ranks_x_2micro.verlB": policy(Clip(dual=3.0), Constant(8)),
 }
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jaxtyping import TypeCheckError
 
 from groupwise.errors import ObjectiveError
 from groupwise.objective import levels
@@ -97,7 +98,7 @@ def test_the_gradient_of_a_std_of_zero_is_finite():
 
 
 def test_an_unknown_reduction_is_refused():
-    with pytest.raises(ObjectiveError, match="logsumexp"):
+    with pytest.raises((ObjectiveError, TypeCheckError), match="logsumexp"):  # whichever looks first
         levels.reduce(np.ones(1), np.zeros(1, dtype=np.int64), 1, "median")
 
 
@@ -136,9 +137,10 @@ def test_gradients_of_scan(window, case, direction):
     assert torch.autograd.gradcheck(f, leaf)
 
 
+@settings(deadline=None)
 @given(case=ragged())
 def test_broadcast_is_the_inverse_of_reduce(case):
-    x, ids, size, _ = case
+    _, ids, size, _ = case
     cells = np.arange(size, dtype=np.float64)
     spread = levels.broadcast(cells, ids)
     assert spread.tolist() == ids.tolist()
@@ -147,6 +149,7 @@ def test_broadcast_is_the_inverse_of_reduce(case):
     np.testing.assert_allclose(levels.reduce(spread, ids, size, "mean"), np.where(filled, cells, 0.0))
 
 
+@settings(deadline=None)
 @given(case=ragged())
 def test_order_counts_the_appearances_within_a_cell(case):
     _, ids, size, _ = case
@@ -155,6 +158,7 @@ def test_order_counts_the_appearances_within_a_cell(case):
     assert levels.order(torch.from_numpy(ids), size).tolist() == expected
 
 
+@settings(deadline=None)
 @given(case=ragged())
 def test_rank_counts_the_smaller_ones_and_the_earlier_ties_within_a_cell(case):
     x, ids, size, _ = case

@@ -47,10 +47,10 @@ def grader():
         yield grader
 
 
-def sampler_of(grader, script, method=None, *, prompts=2, size=2, environment=None, learner=None, max_tokens=8, seed=0):
+def sampler_of(grader, script, method=None, *, prompts=2, size=2, max_tokens=8, seed=0, **more):
     engine = Scripted(script) if callable(script) else script
     return Sampler(method or Method(OBJECTIVE), engine, grader, POLICY, problems(), Sampling(max_tokens=max_tokens),
-                   prompts_per_step=prompts, group_size=size, seed=seed, environment=environment, learner=learner)
+                   prompts_per_step=prompts, group_size=size, seed=seed, **more)
 
 
 def collected(sampler, step=0):
@@ -122,6 +122,15 @@ def test_a_rewritten_history_makes_one_sequence_per_turn(grader):
     assert batch.layout.size("episode") == 3
     assert batch.contexts[2] == encode(f"?{group.prompt.text}")
     assert bool(batch.counted.all())
+
+
+def test_an_episode_ends_where_the_context_is_full(grader):
+    # A prompt has 4 tokens, an answer 2 and the environment's word 1: the second turn has room for one token, a third for none.
+    sampler = sampler_of(grader, lambda request, sample: (*encode("0"), EOS), environment=Again(max_turns=3), prompts=1, context_limit=8)
+    (group,) = collected(sampler)
+    assert [[len(turn.completion.tokens) for turn in r.episode.turns] for r in group.rollouts] == [[2, 1], [2, 1]]
+    assert [r.episode.truncated for r in group.rollouts] == [True, True]
+    assert [request.sampling.max_tokens for request in sampler.engine.requests] == [4, 1]
 
 
 def test_turns_are_credited_by_turn(grader):

@@ -6,7 +6,7 @@ takes a token out of the numerator only. An episode cut into several sequences c
 """
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -40,7 +40,7 @@ class TokenMean:
     `within="group"` is DAPO's Eq. 8 read literally: 1/(P M_g), the token mean of each group, averaged over P groups.
     """
 
-    within: Literal["step", "group"] = "step"
+    within: str = "step"
 
     def __post_init__(self) -> None:
         if self.within not in ("step", "group"):

@@ -5,7 +5,7 @@
 """
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -16,7 +16,6 @@ from groupwise.objective import levels
 from groupwise.objective.batch import Batch
 
 PerToken = Float[Tensor, " t"]
-Unit = Literal["token", "segment", "sequence"]
 
 
 @runtime_checkable
@@ -49,7 +48,7 @@ class Truncated:
     """min(c, cap), c at a token or as the product over a sequence (truncated importance sampling)."""
 
     cap: float = 2.0
-    unit: Unit = "token"
+    unit: str = "token"
     active: bool = True
 
     def __post_init__(self) -> None:
@@ -66,7 +65,7 @@ class Masked:
 
     low: float = 0.5
     high: float = 5.0
-    unit: Unit = "token"
+    unit: str = "token"
     active: bool = True
 
     def __post_init__(self) -> None:

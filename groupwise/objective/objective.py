@@ -6,10 +6,10 @@ loss    = objective.loss(live, microbatch)                   a plain weighted su
 """
 
 import hashlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import partial
-from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import numpy as np
@@ -188,9 +188,9 @@ def describe(part: Any) -> str:
     if isinstance(part, partial):
         return f"partial({describe(part.func)}, {describe(part.args)}, {describe(sorted(part.keywords.items()))})"
     if callable(part):
-        name = part.__qualname__ if isinstance(part, FunctionType | BuiltinFunctionType | np.ufunc | type) else "<unnamed>"
-        if "<" in name:  # two of them could not be told apart
+        module, name = getattr(part, "__module__", None), getattr(part, "__qualname__", "")
+        if module not in sys.modules or vars(sys.modules[module]).get(name) is not part:  # two could not be told apart
             raise ObjectiveError(f"{part!r} has no name that stands for what it computes: write it as a function of a module, "
                                  "or as a frozen dataclass with __call__")
-        return f"{part.__module__}.{name}"
+        return f"{module}.{name}"
     return repr(part)

@@ -35,9 +35,13 @@ class Checkpoints:
         if final.exists():
             shutil.rmtree(final)
         publish(build, final)
-        for old in self._names()[: -self.keep]:
-            shutil.rmtree(self.folder / old)
+        self.prune(final.name)
         return final
+
+    def prune(self, newest: str) -> None:
+        """Remove all but the last `keep` checkpoints up to this one."""
+        for old in [name for name in self._names() if name <= newest][: -self.keep]:
+            shutil.rmtree(self.folder / old)
 
     def latest(self) -> tuple[Path, dict[str, Any], list[str]] | None:
         """The newest whole checkpoint, its state, and what was wrong with newer ones; None if the run has none at all.

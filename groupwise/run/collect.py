@@ -174,7 +174,7 @@ class Sampler:
                 self.tally.budget.charge(f"{talk.plan.role}/generate", len(completion.tokens))
 
     def _answer(self, talk: "_Talk") -> bool:
-        """Let the environment answer an episode's last turn; whether it goes on. An answer is no help: the context keeps its source."""
+        """Let the environment answer an episode's last turn; whether it goes on. The answer is no help: the source stays."""
         if self.environment is None:
             return False
         reply = self.environment.reply(talk.plan.prompt, [turn.text for turn in talk.turns])

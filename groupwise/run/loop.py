@@ -115,6 +115,7 @@ def resume(folder: Path) -> Path:
             _go(assemble(run, folder), 0, None)
             return folder
         where, state, problems = found
+        checkpoints.prune(where.name)
         job = assemble(run, folder, where / learner_checkpoint.MODEL)
         learner_checkpoint.load(job.learner, where, state["learner"])
         job.sampler.load_state_dict(state["sampler"])
@@ -128,6 +129,10 @@ def resume(folder: Path) -> Path:
 
 def _go(job: Job, start: int, sizes: dict[str, int] | None, problems: Sequence[str] = ()) -> None:
     """Run the loop from a step, with its record cut back to that step, and end the run."""
+    for left in job.folder.glob(".*.tmp"):  # of files that a killed process was writing
+        left.unlink()
+    if start < job.run.steps:
+        shutil.rmtree(job.folder / "model", ignore_errors=True)  # of steps that are made again from an older checkpoint
     record = Record(job.folder)
     try:
         record.truncate(sizes or dict.fromkeys(record.sizes(), 0))
