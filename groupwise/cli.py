@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import tyro
@@ -44,7 +45,7 @@ def resume(words: Sequence[str]) -> None:
 
     folder, file = tyro.cli(arguments, args=list(words), prog="groupwise resume")
     if not folder.is_dir():
-        known = [path.name for path in Path("runs").glob("*") if path.is_dir()]
+        known = [path.parent.name for path in Path("runs").glob("*/run.toml")]
         there = nearest(folder.name, known) if known else "there are no runs here yet"
         raise ConfigError(f"there is no run folder {str(folder)!r}; {there}")
     _check_report(file)
@@ -95,7 +96,7 @@ def settings(words: Sequence[str]) -> Run:
     if name:
         if not file.is_file():
             raise ConfigError(f"--config {file}: there is no such file")
-        run = from_toml(file.read_text(encoding="utf-8"), str(file))
+        run = _unused(from_toml(file.read_text(encoding="utf-8"), str(file)))
     return from_words(rest, run)
 
 
@@ -121,6 +122,12 @@ def _report(folder: Path, file: str) -> None:
     """Write the summary of a run to a file of the user's choice as well."""
     if file:
         write_json(Path(file), read_json(folder / "summary.json"))
+
+
+def _unused(run: Run) -> Run:
+    """The run of a file under a name that is free: a run's own file repeats it beside the first."""
+    names = [run.name, *(f"{run.name}-{n}" for n in range(2, 1000))]
+    return replace(run, name=next(name for name in names if not name or not (Path("runs") / name / "run.toml").exists()))
 
 
 def usage() -> str:

@@ -20,11 +20,10 @@ import sys
 import tempfile
 import time
 import traceback
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 from run_support import tiny_folder, tiny_run
@@ -33,7 +32,7 @@ from groupwise.errors import CheckpointError
 from groupwise.run.config import Run, to_toml
 from groupwise.run.loop import SETTINGS, resume, train
 
-STEPS = 6
+ROOT, STEPS = Path(__file__).resolve().parent.parent, 6
 PATCHED = ("replace", "rename", "fsync", "unlink", "rmdir")
 LAST = f"checkpoints/step-{STEPS:06d}"
 COMPARED = ("metrics.jsonl", "evaluations.jsonl", "heldout.jsonl", "model/model.safetensors",
@@ -48,7 +47,7 @@ SCENARIOS = {
 
 
 class HungError(Exception):
-    """A child neither ended nor could be killed where it should have been."""
+    """A child failed, or did not end."""
 
 
 @dataclass
@@ -60,9 +59,8 @@ class Fault:
     after: bool = False
 
     def __str__(self) -> str:
-        if self.seconds is not None:
-            return f"at {self.seconds:.3f} s"
-        return f"{'after' if self.after else 'before'} call {self.call}"
+        when = "after" if self.after else "before"
+        return f"{when} call {self.call}" if self.seconds is None else f"at {self.seconds:.3f} s"
 
 
 @dataclass
@@ -82,14 +80,11 @@ class Reference:
     run: Run
     folder: Path
     seconds: float
-    calls: list[str] = field(default_factory=list)
-
-
-# ---- in the child ----------------------------------------------------------------------------------------------------
+    calls: list[str]
 
 
 def inject(fault: Fault, log: Path) -> None:
-    """Count the calls that change the disk, note each in `log`, and die at one of them."""
+    """In the child: count the calls that change the disk, note each in `log`, and die at one of them."""
     count, out = itertools.count(), log.open("w")
 
     def patched(name, original):
@@ -99,10 +94,11 @@ def inject(fault: Fault, log: Path) -> None:
             out.flush()
             if here and not fault.after:
                 os.kill(os.getpid(), signal.SIGKILL)
-            result = original(*args, **options)
-            if here:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return result
+            try:
+                return original(*args, **options)
+            finally:
+                if here:
+                    os.kill(os.getpid(), signal.SIGKILL)
         return call
 
     for name in PATCHED:
@@ -128,9 +124,6 @@ def work(run: Run, root: Path, fault: Fault, log: Path) -> None:
 def go_on(run: Run, root: Path) -> Path:
     """Start a run, or resume it if it has begun."""
     return resume(root / run.name) if (root / run.name / SETTINGS).exists() else train(run, root)
-
-
-# ---- in the parent ---------------------------------------------------------------------------------------------------
 
 
 def launch(run: Run, root: Path, fault: Fault, log: Path) -> tuple[bool, float]:
@@ -199,11 +192,10 @@ class Chaos:
     def reference(self, name: str) -> Reference:
         """Run a scenario undisturbed."""
         run = tiny_run(self.place / "model", name, steps=STEPS, eval_every=3, checkpoint_every=2, **SCENARIOS[name])
-        root, log = self.place / "reference", self.place / f"{name}.log"
-        root.mkdir(exist_ok=True)
+        (root := self.place / "reference").mkdir(exist_ok=True)
+        log = self.place / f"{name}.log"
         _, seconds = launch(run, root, Fault(), log)
-        calls = log.read_text().splitlines()
-        print(f"{name}: {seconds:.2f} s, {len(calls)} calls that change the disk", flush=True)
+        print(f"{name}: {seconds:.2f} s, {len(calls := log.read_text().splitlines())} calls that change the disk", flush=True)
         return Reference(run, root / name, seconds, calls)
 
     def trial(self, most: int, modes: list[bool]) -> None:
@@ -217,8 +209,7 @@ class Chaos:
             killed, _ = launch(reference.run, root, fault, log)
             if not killed:
                 break
-            made = log.read_text().splitlines()
-            where = f"{fault}: {made[-1]}" if by_call else str(fault)
+            where = f"{fault}: {log.read_text().splitlines()[-1]}" if by_call else str(fault)
             self.note(reference, "call" if by_call else "time", where, root)
         else:
             launch(reference.run, root, Fault(), log)
@@ -280,7 +271,7 @@ def main() -> int:
     parser.add_argument("--per-run", type=int, default=4, help="at most so many in one run")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scenarios", nargs="+", default=list(SCENARIOS), choices=list(SCENARIOS))
-    parser.add_argument("--json", type=Path, default=None)
+    parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(1)
     began = time.monotonic()

@@ -8,7 +8,7 @@ import pytest
 
 from groupwise import __version__, cli
 from groupwise.errors import TrainingError
-from groupwise.run.config import Run
+from groupwise.run.config import Run, to_toml
 from groupwise.run.disk import read_json, write_json
 
 ROOT = Path(__file__).parent.parent
@@ -36,8 +36,18 @@ def test_resume_takes_a_folder_or_a_name(loop, tmp_path, monkeypatch, capsys):
     assert cli.main(["resume", "first"]) == 0
     assert cli.main(["resume", str(tmp_path / "runs" / "first")]) == 0
     assert loop.calls == [Path("runs/first"), tmp_path / "runs" / "first"]
+    (tmp_path / "runs" / "first" / "run.toml").touch()
     assert cli.main(["resume", "frist"]) == 2
     assert "did you mean 'first'" in capsys.readouterr().err
+
+
+def test_a_runs_own_file_repeats_it_under_a_free_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("first", "first-2"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "run.toml").write_text(to_toml(Run(name="first")))
+    assert cli.settings(["--config", "runs/first/run.toml"]).name == "first-3"
+    assert cli.settings(["--config", "runs/first/run.toml", "--run", "mine"]).name == "mine"
 
 
 @pytest.mark.parametrize("words", [["train", "--run", "x", "--json", "out/s.json"], ["train", "--json=out/s.json", "--run", "x"],

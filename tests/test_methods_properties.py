@@ -264,6 +264,14 @@ def test_minibatches_are_whole_groups_each_once_per_epoch(n, epochs):
     assert tokens == sorted(epochs * batch.tokens.tolist())
 
 
+def test_every_epoch_and_every_key_has_its_own_order():
+    batch = ragged(0, groups=(6, 6)).batch()
+    split = [b.tokens.tolist() for b in Minibatches(6, epochs=2).split(batch, key=5)]
+    other = [b.tokens.tolist() for b in Minibatches(6).split(batch, key=6)]
+    assert sorted(split[:6]) == sorted(split[6:]) == sorted(other)
+    assert split[:6] != split[6:] != other != split[:6]
+
+
 def test_policies_state_what_their_parts_need():
     assert {n for n in NAMES if "ref" in VARIANTS[n].needs} == {"grpo", *IN_REWARD}
     assert {n for n in NAMES if "old" in VARIANTS[n].needs} == set(IN_REWARD)

@@ -14,7 +14,7 @@ from groupwise.objective.aggregate import Constant, SequenceMean, SequenceSum, T
 from groupwise.objective.batch import Column, pack
 from groupwise.objective.correction import Masked, Truncated
 from groupwise.objective.ratio import SequenceRatio
-from groupwise.objective.terms import Entropy, Joint, Kl, Live, Policy, Shared, Supervised, Term
+from groupwise.objective.terms import Entropy, Joint, Kl, Live, Policy, Shared, Supervised, Term, base_logp
 from groupwise.objective.trust import Clip, DetachClip, LogProb, Unclipped
 
 # what is not finite is dropped and counted
@@ -61,6 +61,23 @@ def test_a_wholly_broken_batch_has_no_loss_and_no_gradient():
         assert (loss.value.item(), loss.dropped, gradient.tolist()) == (0.0, 5, [0.0] * 5)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Probability(Term):
+    """A loss that is not linear in the log-prob."""
+
+    name: str = "probability"
+
+    def losses(self, live, batch, mask, correction):
+        return live.logp.exp()
+
+
+def test_a_term_need_not_know_of_broken_log_probs():
+    made = objective(Probability(aggregate=TokenMean()))
+    loss, gradient = run(made, weighed(made, TWO), [float("inf"), 0.0, float("nan"), 0.0, 0.0])
+    assert (loss.value.item(), loss.dropped) == (pytest.approx(3 / 5), 2)
+    assert gradient.tolist() == [0.0, 1 / 5, 0.0, 1 / 5, 1 / 5]
+
+
 def test_a_masked_row_of_a_sequence_ratio_does_not_become_a_ratio_of_one():
     groups = [group("g", replace(TWO[0].rollouts[0], masked=True), TWO[0].rollouts[1])]
     made = objective(Policy(ratio=SequenceRatio(), aggregate=SequenceMean()))
@@ -76,7 +93,8 @@ def test_credit_that_abstains_leaves_the_numerators_only():
     assert batch.loss_mask.tolist() == [True] * 5 + [False] * 3
     assert batch.weights["policy"].values.tolist() == [1 / 8] * 5 + [0.0] * 3
     assert made.idle(batch).tolist() == [False, False, True]
-    assert run(made, batch, [*FIVE, float("nan"), 0.0, 1e9])[1][5:].tolist() == [0.0] * 3
+    loss, gradient = run(made, batch, [*FIVE, float("nan"), 0.0, 1e9])
+    assert (loss.dropped, gradient[5:].tolist()) == (0, [0.0] * 3)  # what nobody trains on is not missing
 
 
 def test_columns_and_credit_add_up():
@@ -215,6 +233,15 @@ def test_unknown_tokens_need_a_trust_of_their_own():
     own = np.exp([-0.7, -0.2]) / 2  # f = pi A: the ratio divides by 1
     np.testing.assert_allclose(gradient, [-0.5] * 3 + (-own).tolist())
     assert loss.value.item() == pytest.approx(-1.5 - own.sum())
+    assert base_logp(Live(logp=tensor(FIVE)), weighed(made, groups)).tolist() == [*FIVE[:3], 0.0, 0.0]
+
+
+def test_unknown_tokens_are_not_in_the_ratio_of_their_sequence():
+    mixed = turn((0, 1, 2), spans=(Span(0, 2), Span(2, 3, "teacher", "unknown")))
+    made = objective(Policy(ratio=SequenceRatio(), elsewhere=Unclipped(), aggregate=SequenceMean()))
+    batch = weighed(made, [group("g", rollout(1.0, mixed))], {"old_logp": tensor([-0.6, -1.2, -9.0])}, default="old")
+    loss, _ = run(made, batch, FIVE[:3])
+    np.testing.assert_allclose(loss.seen[0].ratio[:2], [np.exp((0.1 + 0.2) / 2)] * 2)
 
 
 def test_garbage_beside_unknown_tokens_changes_nothing():

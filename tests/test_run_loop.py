@@ -148,7 +148,7 @@ def test_a_run_is_never_overwritten(model, tmp_path):
     run = tiny_run(model, steps=1)
     folder = train(run, tmp_path)
     before = (folder / "metrics.jsonl").read_bytes()
-    with pytest.raises(CheckpointError, match=r"there is a run in .* already: go on with `groupwise resume"):
+    with pytest.raises(CheckpointError, match=r"there is a run in .* already: go on with `.* resume"):
         train(run, tmp_path)
     assert (folder / "metrics.jsonl").read_bytes() == before
 
@@ -157,7 +157,8 @@ def test_a_broken_start_can_be_started_again(model, tmp_path):
     run = tiny_run(model, steps=1)
     with pytest.raises(ConfigError, match=r"no argument 'clip_hgh'; .*did you mean 'clip_high'"):
         train(replace(run, method_args={"clip_hgh": 0.3}), tmp_path)
-    (tmp_path / run.name / "base").mkdir()  # as if killed between the base policy and the settings
+    assert not (tmp_path / run.name).exists()
+    (tmp_path / run.name / "base").mkdir(parents=True)  # as if killed between the base policy and the settings
     train(run, tmp_path)
 
 

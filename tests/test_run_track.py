@@ -51,7 +51,7 @@ def test_off_a_terminal_only_some_steps_are_lines_and_none_is_wrapped():
             shown.log(step, STEP, CLOCK)
     lines = out.file.getvalue().splitlines()
     assert [line.split()[0] for line in lines] == ["step", "1/25", "10/25", "20/25", "25/25"]
-    assert lines[2].split() == ["10/25", "0.250", "50.0%", "100%", "-", "-", "12.0", "-", "12,346", "30s"]
+    assert lines[2].split() == ["10/25", "0.250", "50.0%", "100%", "-", "-", "12.0", "-", "-", "12,346", "30s"]
     assert len({len(line) for line in lines}) == 1
     assert len(lines[0]) <= 80
 

@@ -22,7 +22,7 @@ from groupwise.engines.cache import RowCache, window_of
 from groupwise.engines.stops import StopStrings
 from groupwise.errors import EngineError
 from groupwise.models.head import Trunk, sampling_logp
-from groupwise.models.load import Policy
+from groupwise.models.load import Policy, context_limit
 
 STRIDE = 4
 """Steps between two looks for finished rows: what is sampled after an end is thrown away, so results do not depend on it."""
@@ -55,7 +55,7 @@ class Native:
         self.trunk = trunk if trunk is not None else Trunk(policy.model)
         self.config = policy.model.config.get_text_config()
         self.window = window_of(self.config)
-        self.context_limit: int | None = self.config.to_dict().get("max_position_embeddings")
+        self.context_limit = context_limit(policy.model.config)
         self.stats: dict[str, float] = {}
 
     @torch.no_grad()

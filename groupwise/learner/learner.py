@@ -27,14 +27,17 @@ PATIENCE = 3
 
 @dataclass(frozen=True)
 class Settings:
-    """How gradients are taken and applied. `total_steps` is the number of optimiser steps that a schedule spans."""
+    """How gradients are taken and applied. `total_steps` is the number of optimiser steps that a schedule spans,
+    `floor` the share of the rate that it never falls below.
+    """
 
     lr: float = 3e-5
     schedule: str = "constant"
     warmup_steps: int = 0
     total_steps: int = 1
+    floor: float = 0.0
     weight_decay: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[float, float] = (0.9, 0.999)
     grad_clip: float = 1.0
     micro_tokens: int = 8192
     temperature: float = 1.0
@@ -46,7 +49,7 @@ class Settings:
             return self.lr * (step + 1) / self.warmup_steps
         done = (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
         left = {"constant": 1.0, "linear": 1.0 - done, "cosine": 0.5 * (1.0 + math.cos(math.pi * done))}[self.schedule]
-        return self.lr * max(0.0, left)
+        return self.lr * max(self.floor, left)
 
 
 @dataclass

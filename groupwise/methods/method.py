@@ -5,8 +5,11 @@ from dataclasses import dataclass, field
 
 from groupwise.core.rollout import Group
 from groupwise.core.services import ContextBuilder, MethodState
+from groupwise.errors import ConfigError
 from groupwise.methods.update import Once, Update
 from groupwise.objective.objective import Objective
+from groupwise.objective.terms import Policy
+from groupwise.objective.trust import LogProb
 from groupwise.sampling.admission import Admission, Refill
 from groupwise.sampling.intervention import Intervention
 from groupwise.sampling.planner import Planner, Shuffled
@@ -37,6 +40,13 @@ class Method:
     update: Update = field(default_factory=Once)
     state: Callable[[], MethodState] = MethodState
     contexts: Mapping[str, ContextBuilder] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        plain = [t.name for t in self.objective.terms if isinstance(t, Policy) and isinstance(t.trust, LogProb)]
+        if plain and self.update.steps > 1:
+            raise ConfigError(f"{self.update.steps} optimiser steps per batch, but the term {plain[0]!r} has no ratio: from the "
+                              "second step on its gradient would be off-policy and uncorrected; take one step, or a trust rule "
+                              "with a ratio")
 
     @property
     def needs(self) -> frozenset[str]:

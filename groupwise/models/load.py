@@ -1,16 +1,26 @@
 """A policy from a folder (or hub id) and back: model, tokenizer, every EOS id."""
 
 import copy
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from groupwise.errors import ConfigError
 
+_GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 
 
@@ -54,7 +64,7 @@ def load(source: str | Path, *, dtype: torch.dtype = torch.float32, device: str 
         raise ConfigError(f"no model folder at {str(source)!r}; give an existing folder or a hub id such as 'owner/name'")
     name = str(source)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local_only, trust_remote_code=False)
+        tokenizer = _tokenizer(name, local_only)
         model, info = AutoModelForCausalLM.from_pretrained(
             name, dtype=dtype, attn_implementation="sdpa", local_files_only=local_only, trust_remote_code=False,
             use_safetensors=True, output_loading_info=True)
@@ -66,6 +76,12 @@ def load(source: str | Path, *, dtype: torch.dtype = torch.float32, device: str 
                           "be left random; the checkpoint is of another architecture or incomplete")
     model.to(device)
     return policy_of(model, tokenizer)
+
+
+def context_limit(config: PretrainedConfig) -> int | None:
+    """Positions that a model can hold (GPT-2 and its like name them otherwise); None where it sets no limit."""
+    limit: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return limit
 
 
 def save(policy: Policy, folder: Path, dtype: torch.dtype | None = None) -> None:
@@ -85,6 +101,19 @@ def save(policy: Policy, folder: Path, dtype: torch.dtype | None = None) -> None
         config.dtype = dtype
         config.save_pretrained(folder)
     policy.tokenizer.save_pretrained(folder)
+
+
+def _tokenizer(name: str, local_only: bool) -> PreTrainedTokenizerBase:
+    """The tokenizer as it was saved.
+
+    A folder whose tokenizer is of no model's own class is read as just that: AutoTokenizer would take the model's usual class
+    instead, which may split and drop characters otherwise than `tokenizer.json` says.
+    """
+    file = Path(name, "tokenizer_config.json")
+    generic = file.is_file() and json.loads(file.read_text(encoding="utf-8")).get("tokenizer_class") in _GENERIC
+    cls = PreTrainedTokenizerFast if generic else AutoTokenizer
+    tokenizer: PreTrainedTokenizerBase = cls.from_pretrained(name, local_files_only=local_only, trust_remote_code=False)
+    return tokenizer
 
 
 def _cast(state: dict[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:

@@ -35,7 +35,7 @@ class TokenRatio:
 
     def __call__(self, log_ratio: Float[Tensor, " t"], mask: Bool[Tensor, " t"], batch: Batch) -> Float[Tensor, " t"]:
         """Exp of the log-ratio."""
-        return log_ratio.exp()
+        return _exp(log_ratio)
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class SequenceRatio:
         """The unit's ratio at each of its tokens; the gradient goes through all of them."""
         ids = batch.ids("token", self.unit)
         total = levels.reduce(log_ratio, ids, batch.layout.size(self.unit), "mean" if self.mean else "sum", mask=mask)
-        return levels.broadcast(total.exp(), ids)
+        return levels.broadcast(_exp(total), ids)
 
 
 @dataclass(frozen=True)
@@ -65,3 +65,8 @@ class SequenceTokenRatio:
         """The unit's ratio at each token, detached, times a token factor of value 1."""
         whole = SequenceRatio(unit=self.unit)(log_ratio.detach(), mask, batch)
         return whole * (log_ratio - log_ratio.detach()).exp()
+
+
+def _exp(log_ratio: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """The ratio, held below the overflow of fp32: inf times an advantage of 0 would make the whole step nan."""
+    return log_ratio.clamp(max=80.0).exp()

@@ -134,8 +134,9 @@ class Policy(Term):
 
     def ratios(self, live: Live, batch: Batch, mask: Mask) -> PerToken:
         """[t] the ratio at the method's unit."""
-        log_ratio = torch.where(mask, live.logp - base_logp(live, batch), 0.0)
-        return self.ratio(log_ratio, mask, batch)
+        known = mask & (batch.behaviour != UNKNOWN)  # a ratio to 1 has no place in the ratio of a sequence
+        log_ratio = torch.where(known, live.logp - base_logp(live, batch), 0.0)
+        return self.ratio(log_ratio, known, batch)
 
 
 def k2(u: PerToken) -> PerToken:

@@ -1,9 +1,7 @@
 """From settings to a job: everything a run needs, checked before any work starts."""
 
-import importlib
 import inspect
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -13,6 +11,7 @@ import torch
 import transformers
 
 import groupwise
+from groupwise.core import named
 from groupwise.core.rollout import Prompt
 from groupwise.core.services import MethodState, Sampling
 from groupwise.engines.native import Native
@@ -20,9 +19,9 @@ from groupwise.errors import ConfigError, nearest
 from groupwise.learner.learner import Learner, Models, Settings
 from groupwise.methods import METHODS
 from groupwise.methods.method import Method
-from groupwise.methods.update import Minibatches
-from groupwise.models.load import Policy, load
-from groupwise.models.template import fill
+from groupwise.methods.update import Minibatches, Once
+from groupwise.models.load import Policy, context_limit, load
+from groupwise.models.template import fill, template
 from groupwise.run.collect import Sampler
 from groupwise.run.config import Run, with_threads
 from groupwise.run.grade import Grader
@@ -50,11 +49,14 @@ class Job:
     grader: Grader
     state: MethodState
     sampling: Sampling
+    empty_steps: int = 0
 
 
 def method_of(run: Run, max_tokens: int) -> Method:
     """The method with its arguments checked; `max_tokens` is given to those that ask for it. ConfigError names what is wrong."""
-    make_method = METHODS[run.method] if run.method in METHODS else _user_method(run.method)
+    if run.method not in METHODS and ":" not in run.method:
+        raise ConfigError(f"unknown method {run.method!r}; {nearest(run.method, METHODS)}; or give 'module:function' of your own")
+    make_method = METHODS[run.method] if run.method in METHODS else named.function(run.method, "method")
     known = inspect.signature(make_method).parameters
     for name in run.method_args:
         if name not in known:
@@ -68,22 +70,13 @@ def method_of(run: Run, max_tokens: int) -> Method:
     method = make_method(**given)
     if not isinstance(method, Method):
         raise ConfigError(f"method {run.method!r} returned {type(method).__name__}; it must return a Method")
-    return replace(method, update=Minibatches(run.updates_per_batch)) if run.updates_per_batch else method
-
-
-def _user_method(name: str) -> Callable[..., Method]:
-    module, _, function = name.partition(":")
-    if not function:
-        raise ConfigError(f"unknown method {name!r}; {nearest(name, METHODS)}; or give 'module:function' of your own")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        found = vars(importlib.import_module(module)).get(function)
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"method {name!r}: {error}; put the module's folder on PYTHONPATH, or start from it") from error
-    if not callable(found):
-        raise ConfigError(f"method {name!r}: the module has no function {function!r}")
-    return found
+    if not run.updates_per_batch:
+        return method
+    if not isinstance(method.update, Once | Minibatches):
+        raise ConfigError(f"method {run.method!r} has an update strategy of its own ({type(method.update).__name__}), which "
+                          f"updates_per_batch={run.updates_per_batch} would replace; leave it at 0")
+    epochs = method.update.epochs if isinstance(method.update, Minibatches) else 1
+    return replace(method, update=Minibatches(run.updates_per_batch, epochs))
 
 
 def base_of(run: Run) -> str | Path:
@@ -115,18 +108,19 @@ def assemble(run: Run, folder: Path, weights: Path | None = None) -> Job:
     transformers.utils.logging.disable_progress_bar()  # the console says what a run does
     torch.manual_seed(run.seed)
     task = make(run.task, run.task_args)
-    sampling = Sampling(max_tokens=run.sampling.max_tokens or task.max_tokens, temperature=run.sampling.temperature,
-                        stop=run.sampling.stop)
-    method = method_of(run, sampling.max_tokens)
     device, base = device_of(run), (folder / "base" if (folder / "base").is_dir() else base_of(run))
     policy = load(weights or base, device=device)
-    run = with_threads(run, sum(p.numel() for p in policy.model.parameters()))
-    torch.set_num_threads(run.learner.threads)
+    run = _filled(run, task, policy, device)
+    sampling = Sampling(run.sampling.max_tokens, run.sampling.temperature, stop=run.sampling.stop)
+    context = context_limit(policy.model.config) or 2**31
+    if sampling.max_tokens >= context:
+        raise ConfigError(f"the model holds {context} positions and max_tokens is {sampling.max_tokens}, which leaves no room "
+                          "for a prompt: lower --max-tokens")
+    method = method_of(run, sampling.max_tokens)
     frozen = {"ref": load(base, device=device)} if "ref" in method.needs else {}
-    template, context = run.template or task.template, _context_limit(policy)
     limit = context - sampling.max_tokens + 1
-    prompts = fill(task.train, policy.tokenizer, template, limit)
-    heldout = fill(task.heldout[: run.eval_prompts], policy.tokenizer, template, limit)
+    prompts = fill(task.train, policy.tokenizer, run.template, limit)
+    heldout = fill(task.heldout[: run.eval_prompts], policy.tokenizer, run.template, limit)
     learner = Learner(policy, settings_of(run, method), needs=method.needs, models=Models(frozen, method.contexts))
     engine = Native(policy, max_rows=MOST_ROWS, trunk=learner.scorer.trunk)
     grader = Grader(task.verifier, run.rewards, workers=run.verify_workers, deadline=run.verify_deadline)
@@ -144,12 +138,19 @@ def settings_of(run: Run, method: Method) -> Settings:
                     temperature=run.sampling.temperature, precision=getattr(torch, own.dtype))
 
 
-def _context_limit(policy: Policy) -> int:
-    limit = policy.model.config.get_text_config().to_dict().get("max_position_embeddings")
-    return int(limit) if limit else 2**31
+def _filled(run: Run, task: Task, policy: Policy, device: str) -> Run:
+    """The settings with everything that was left to the task, the model or the machine filled in."""
+    run = with_threads(run, sum(p.numel() for p in policy.model.parameters()))
+    torch.set_num_threads(run.learner.threads)
+    template_name = run.template or task.template
+    sampling = replace(run.sampling, max_tokens=run.sampling.max_tokens or task.max_tokens,
+                       stop=run.sampling.stop or template(template_name).stop)
+    micro = run.learner.micro_tokens or (1024 if device == "cpu" else 16384)
+    learner = replace(run.learner, device=device, micro_tokens=micro)
+    return replace(run, template=template_name, sampling=sampling, learner=learner)
 
 
 def meta(job: Job) -> Mapping[str, Any]:
-    """What a run file says besides its settings: versions and the name of the equation."""
+    """What a run file says besides its settings: versions, the name of the equation, the device."""
     return {"groupwise": groupwise.__version__, "torch": torch.__version__, "transformers": transformers.__version__,
-            "objective": job.method.objective.hash}
+            "objective": job.method.objective.hash, "device": str(job.learner.device)}

@@ -6,13 +6,14 @@
 """
 
 import hashlib
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from groupwise.errors import CheckpointError
-from groupwise.run.disk import publish, read_json, write_json
+from groupwise.run.disk import publish, read_json, write, write_json
 
 MANIFEST, STATE, FORMAT = "manifest.json", "state.json", 1
 
@@ -29,7 +30,7 @@ class Checkpoints:
         build = self.folder / f".building-{final.name}"
         shutil.rmtree(build, ignore_errors=True)
         build.mkdir(parents=True)
-        write_json(build / STATE, {"format": FORMAT, "step": step, **fill(build)})
+        write(build / STATE, _exactly({"format": FORMAT, "step": step, **fill(build)}).encode())
         files = sorted(p for p in build.rglob("*") if p.is_file())
         write_json(build / MANIFEST, {str(p.relative_to(build)): _mark(p) for p in files})
         if final.exists():
@@ -66,6 +67,21 @@ class Checkpoints:
 
     def _names(self) -> list[str]:
         return sorted(p.name for p in self.folder.glob("step-*") if p.is_dir())
+
+
+def _exactly(state: dict[str, Any]) -> str:
+    """The state as JSON that reads back as the same: keys must be texts; nan and the infinities are kept."""
+
+    def check(value: Any, where: str) -> None:
+        inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+        for key, inner in inside:
+            if isinstance(value, dict) and not isinstance(key, str):
+                raise CheckpointError(f"the state to save has the key {key!r} in {where}: JSON has texts as keys only, so it "
+                                      "would not come back as it was; use str(key) in state_dict")
+            check(inner, f"{where}.{key}")
+
+    check(state, "state")
+    return json.dumps(state, sort_keys=True)
 
 
 def _mark(path: Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,11 +11,11 @@ import numpy as np
 from groupwise.core.random import fold
 from groupwise.core.rollout import Component, Context, Episode, Group, Prompt, Rollout, Turn
 from groupwise.core.services import Budget, Engine, Environment, Plan, Request, Sampling
-from groupwise.errors import TrainingError
+from groupwise.errors import ConfigError, TrainingError
 from groupwise.learner.learner import Learner
 from groupwise.methods.method import Method
 from groupwise.models.load import Policy
-from groupwise.models.template import decode, tokenise
+from groupwise.models.template import decode, encode, tokenise
 from groupwise.objective.batch import pack
 from groupwise.run.grade import Grader, judged
 from groupwise.sampling.history import History
@@ -31,6 +31,11 @@ class Tally:
     surplus: int = 0
     budget: Budget = field(default_factory=Budget)
     seconds: dict[str, float] = field(default_factory=lambda: {"generate": 0.0, "verify": 0.0})
+
+    def scored(self, columns: Iterable[str], tokens: int) -> None:
+        """Charge scoring passes: so many tokens for each column."""
+        for name in columns:
+            self.budget.charge(f"{name}/score", tokens)
 
 
 class Sampler:
@@ -79,7 +84,7 @@ class Sampler:
         self.tally.drawn += groups
         self.history.observe(groups, step)
         for intervention in self.method.intervene:
-            groups = intervention.after_score(groups, self)
+            groups = [_judged(group) for group in intervention.after_score(groups, self)]
         admitted = []
         for group in groups:
             reasons = [reason for rule in self.method.admit for reason in [rule(group)] if reason is not None]
@@ -97,8 +102,12 @@ class Sampler:
 
     def generate(self, plans: Sequence[Plan]) -> list[Group]:
         """Answer and grade plans; plans of one group key make one group. Abstentions are counted, not kept."""
+        other = [p.temperature for p in plans if p.temperature not in (None, self.sampling.temperature)]
+        if other:
+            raise ConfigError(f"a plan asks for temperature {other[0]}, but the learner's log-probs are taken at "
+                              f"{self.sampling.temperature}: all rollouts of a run are sampled at the run's temperature")
         began = time.perf_counter()
-        made = self._episodes(plans)
+        made = self.episodes(plans)
         between = time.perf_counter()
         flat = [one for episodes in made for one in episodes]
         rollouts = self.grader.rollouts([episode for episode, _ in flat], [earned for _, earned in flat])
@@ -109,8 +118,7 @@ class Sampler:
         for plan, episodes in zip(plans, made, strict=True):
             by_key.setdefault(plan.group, (plan.prompt, []))[1].extend(rollouts[at:at + len(episodes)])
             at += len(episodes)
-        return [Group(key, prompt, tuple(r for r in some if judged(r)), abstained=sum(not judged(r) for r in some))
-                for key, (prompt, some) in by_key.items()]
+        return [_judged(Group(key, prompt, tuple(some))) for key, (prompt, some) in by_key.items()]
 
     def score(self, prompt: Prompt, episodes: Sequence[Episode]) -> list[Rollout]:
         """Grade episodes made elsewhere."""
@@ -146,9 +154,10 @@ class Sampler:
 
     # ---- episodes ----------------------------------------------------------------------------------------------------
 
-    def _episodes(self, plans: Sequence[Plan]) -> list[list[tuple[Episode, tuple[Component, ...]]]]:
+    def episodes(self, plans: Sequence[Plan]) -> list[list[tuple[Episode, tuple[Component, ...]]]]:
         """For every plan its episodes, each with what the environment paid on the way. Turns of all episodes run together."""
-        open_ones = [_Talk(plan, fold(plan.visit, plan.first + i)) for plan in plans for i in range(plan.n)]
+        start = "start" if self.environment else None  # all episodes of a prompt share their first state
+        open_ones = [_Talk(plan, fold(plan.visit, plan.first + i), state=start) for plan in plans for i in range(plan.n)]
         every = list(open_ones)
         for turn in range(self.environment.max_turns if self.environment else 1):
             self._turn(open_ones, turn)
@@ -182,11 +191,17 @@ class Sampler:
             talk.earned.append(Component("environment", reply.reward, target="turn", index=len(talk.turns) - 1))
         talk.state = reply.state
         if reply.rewritten is not None:
-            talk.context = Context(tokenise(self.policy.tokenizer, reply.rewritten), talk.context.source)
+            talk.context = Context(encode(self.policy.tokenizer, "none", reply.rewritten), talk.context.source)
         else:
             before = talk.turns[-1].trained_under.tokens + talk.turns[-1].completion.tokens
             talk.context = Context(before + tokenise(self.policy.tokenizer, reply.text), talk.context.source)
         return not reply.done and len(talk.context.tokens) < self.context_limit
+
+
+def _judged(group: Group) -> Group:
+    """The group without its abstentions, which are counted."""
+    kept = tuple(r for r in group.rollouts if judged(r))
+    return replace(group, rollouts=kept, abstained=group.abstained + len(group.rollouts) - len(kept))
 
 
 @dataclass

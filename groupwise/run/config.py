@@ -57,12 +57,13 @@ class LearnerSettings:
     """Optimiser steps over which the learning rate rises from 0."""
     weight_decay: float = 0.0
     """Decoupled weight decay."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[float, float] = (0.9, 0.999)
     """Decay of the first and second moments."""
     grad_clip: float = 1.0
     """Largest norm of the gradient; 0: not clipped."""
-    micro_tokens: int = 8192
-    """Padded tokens of one forward and backward pass: a matter of memory, never of the result."""
+    micro_tokens: int = 0
+    """Padded tokens of one forward and backward pass, a matter of memory and speed, never of the result; 0: 1024 on a processor
+    (measured fastest there), 16384 on a GPU."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format of the forward pass; the weights of the optimiser stay float32."""
     device: str = "auto"
@@ -166,7 +167,7 @@ def _check_sampling(sampling: SamplingSettings) -> None:
 def _check_learner(learner: LearnerSettings) -> None:
     for name in ("warmup_steps", "weight_decay", "grad_clip", "threads"):
         _least(name, getattr(learner, name), 0)
-    _least("micro_tokens", learner.micro_tokens, 1)
+    _least("micro_tokens", learner.micro_tokens, 0)
     if not 0.0 < learner.lr < 1.0:
         raise ConfigError(f"lr must lie between 0 and 1, got {learner.lr}")
     if not all(0.0 <= beta < 1.0 for beta in learner.betas):
@@ -189,17 +190,14 @@ def with_threads(run: Run, parameters: int) -> Run:
     return replace(run, learner=replace(run.learner, threads=run.learner.threads or own))
 
 
-def arithmetic(run: Run, task_size: int) -> list[str]:
-    """The batch arithmetic in words, one line each; `task_size` is the number of train prompts (0: unlimited)."""
+def arithmetic(run: Run, task_size: int, updates: int = 1) -> list[str]:
+    """The batch arithmetic in words, one line each; `task_size` is the number of train prompts (0: unlimited), `updates` the
+    number of optimiser steps per batch.
+    """
     rollouts, visits = run.prompts_per_step * run.group_size, run.steps * run.prompts_per_step
     lines = [f"{run.prompts_per_step} prompts x {run.group_size} rollouts = {rollouts:,} rollouts a step; "
-             f"x {run.steps:,} steps = {run.steps * rollouts:,}"]
-    updates = run.updates_per_batch
-    if updates:
-        lines.append(f"{updates} optimiser step{'s' if updates > 1 else ''} a batch, each of about "
-                     f"{run.prompts_per_step / updates:g} groups; {run.steps * updates:,} in all")
-    else:
-        lines.append("optimiser steps a batch: as the method says")
+             f"x {run.steps:,} steps = {run.steps * rollouts:,}",
+             f"{updates} optimiser step{'s' if updates > 1 else ''} a batch, {run.steps * updates:,} in all"]
     if limit := run.sampling.max_tokens:
         lines.append(f"at most {rollouts:,} x {limit:,} = {rollouts * limit:,} tokens sampled a step")
     if task_size:

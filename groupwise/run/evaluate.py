@@ -107,16 +107,21 @@ def evaluate(engine: Engine, prompts: Sequence[Prompt], grade: Grade, sampling: 
     requests = [Request(Context(p.tokens), tuple(fold(seed, "eval", p.id, s) for s in range(samples)), sampling) for p in prompts]
     completions = engine.generate(requests)
     pairs = [(prompt, one) for prompt, some in zip(prompts, completions, strict=True) for one in some]
-    correct = np.array([[v.correct is True, v.correct is not None] for v in grade(pairs)]).reshape(len(prompts), samples, 2)
+    texts = [decode(c.tokens) for _, c in pairs[:SHOWN]] if decode else []
+    return counted(grade(pairs), [len(c.tokens) for _, c in pairs], [c.finish == "length" for _, c in pairs], texts,
+                   samples=samples, seed=seed)
+
+
+def counted(verdicts: Sequence[Verdict], lengths: Sequence[int], cut: Sequence[bool], texts: Sequence[str], *, samples: int,
+            seed: int) -> Evaluation:
+    """The evaluation of answers that were made and graded already, `samples` of each prompt one after the other."""
+    correct = np.array([[v.correct is True, v.correct is not None] for v in verdicts]).reshape(-1, samples, 2)
     successes, attempts = correct[..., 0].sum(axis=1), correct[..., 1].sum(axis=1)
     value, low, high = _interval(successes[attempts > 0], attempts[attempts > 0], samples, seed)
     return Evaluation(
-        value=value, low=low, high=high, n=int((attempts > 0).sum()), samples=samples,
-        length=float(np.mean([len(c.tokens) for _, c in pairs])),
-        truncated=float(np.mean([c.finish == "length" for _, c in pairs])),
-        abstained=int(len(pairs) - attempts.sum()),
-        successes=tuple(successes.tolist()), attempts=tuple(attempts.tolist()),
-        texts=tuple(decode(c.tokens) for _, c in pairs[:SHOWN]) if decode else ())
+        value=value, low=low, high=high, n=int((attempts > 0).sum()), samples=samples, length=float(np.mean(lengths)),
+        truncated=float(np.mean(cut)), abstained=int(len(verdicts) - attempts.sum()), successes=tuple(successes.tolist()),
+        attempts=tuple(attempts.tolist()), texts=tuple(texts[:SHOWN]))
 
 
 def _interval(successes: np.ndarray, attempts: np.ndarray, samples: int, seed: int) -> tuple[float, float, float]:

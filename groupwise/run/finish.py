@@ -1,28 +1,65 @@
 """Evaluations along the way, and what a run leaves behind: model, summary, held-out prompts, plot, samples."""
 
 import json
+import os
+import re
 import shutil
+import sys
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from groupwise.core.random import fold
+from groupwise.core.services import Plan
 from groupwise.models.load import save as save_policy
 from groupwise.models.template import decode, template
 from groupwise.run.assemble import Job
 from groupwise.run.disk import publish, read_lines, write, write_json
-from groupwise.run.evaluate import evaluate
+from groupwise.run.evaluate import counted, evaluate
 from groupwise.run.plot import curve
 from groupwise.run.track import Console, Record
 
 SHOWN = 3
+ALARM = 0.05
+"""The share of answers that time out or cannot be graded from which on a warning is due."""
 
 
-def evaluate_now(job: Job, step: int, record: Record, console: Console) -> None:
-    """Greedy accuracy on the held-out prompts, into the record and onto the console."""
-    found = evaluate(job.engine, job.heldout, job.grader.answers(job.policy), job.sampling.greedy(), seed=job.run.seed,
-                     decode=lambda tokens: decode(job.policy.tokenizer, tokens, job.policy.eos_ids))
+def command() -> str:
+    """How this program was called, for commands to try next."""
+    called = Path(sys.argv[0])
+    return os.path.relpath(called) if called.name == "groupwise" else "python -m groupwise"
+
+
+def evaluate_now(job: Job, step: int, record: Record, console: Console) -> float:
+    """Greedy accuracy on the held-out prompts, into the record and onto the console; returns the seconds it took."""
+    began = time.perf_counter()
+    if job.task.environment is None:
+        found = evaluate(job.engine, job.heldout, job.grader.answers(job.policy), job.sampling.greedy(), seed=job.run.seed,
+                         decode=lambda tokens: decode(job.policy.tokenizer, tokens, job.policy.eos_ids))
+    else:
+        plans = [Plan(p, 1, visit=fold(job.run.seed, "eval", p.id), group=p.id, temperature=0.0) for p in job.heldout]
+        episodes = [episode for some in job.sampler.episodes(plans) for episode, _ in some]
+        verdicts = [r.verdict for r in job.grader.rollouts(episodes, [()] * len(episodes))]
+        found = counted(verdicts, [e.length for e in episodes], [e.truncated for e in episodes], [e.text for e in episodes],
+                        samples=1, seed=job.run.seed)
     record.evaluation(step, found.row() | {"texts": list(found.texts)})
     console.say(f"held-out greedy accuracy after step {step}: {found.value:.1%} [{found.low:.1%}, {found.high:.1%}] "
                 f"on {found.n} prompts, {found.length:.1f} tokens")
+    return time.perf_counter() - began
+
+
+def alarms(job: Job, seen: Mapping[str, float], console: Console) -> None:
+    """Say once what would otherwise be only a number in the record: rewards that fail, and how often."""
+    for message, n in job.grader.problems().items():
+        console.warn(f"grading: {message} ({n} so far)", key=message)
+    lost = {"timed out": seen.get("verdict/timeout", 0.0), "could not be graded": seen.get("abstained", 0.0)}
+    for what, share in lost.items():
+        if share > ALARM:
+            console.warn(f"{share:.0%} of the answers of a step {what}: look at the verifier, or raise verify_deadline", key=what)
+    if seen.get("dropped_tokens", 0.0) or seen.get("dropped_sequences", 0.0):
+        console.warn("some log-probs were not finite: their sequences were left out of the gradient (dropped_sequences, "
+                     "dropped_tokens in metrics.jsonl)", key="dropped")
 
 
 def finish(job: Job) -> dict[str, Any]:
@@ -43,8 +80,8 @@ def finish(job: Job) -> dict[str, Any]:
     drawn.unlink()
     summary = {
         "method": job.run.method, "task": job.run.task, "seed": job.run.seed, "steps": len(steps),
-        "seconds": sum(row["seconds"] for row in timing),
-        "tokens": int(sum(x for row in steps for name, x in row.items() if name.startswith("tokens/"))),
+        "seconds": sum(row["seconds"] + row.get("evaluate", 0.0) for row in timing),
+        "tokens": int(sum(x for row in steps for name, x in row.items() if re.fullmatch("tokens/.*/generate", name))),
         "accuracy": {when: {k: row[k] for k in ("value", "low", "high", "n")}
                      for when, row in (("before", evaluations[0]), ("after", evaluations[-1]))} if evaluations else {},
         "base": str((folder / "base").resolve()), "model": str((folder / "model").resolve()),
@@ -64,7 +101,7 @@ def _samples(job: Job, evaluations: list[dict[str, Any]]) -> list[dict[str, Any]
 
 def _heldout(job: Job) -> str:
     """The held-out prompts as they are read: the rendered text (no special tokens added), the ids, the answer."""
-    render = template(job.run.template or job.task.template).render
+    render = template(job.run.template).render
     rows = [{"prompt": render(job.policy.tokenizer, p.text), "ids": list(p.tokens), "answer": p.answer} for p in job.heldout]
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
@@ -79,5 +116,6 @@ def show(summary: dict[str, Any], console: Console) -> None:
     for sample in summary["samples"][:SHOWN]:
         console.say(f"  {sample['prompt']}  (answer {sample['answer']})\n    before  {sample['before']}\n    "
                     f"after   {sample['after']}")
-    console.say(f"run folder   {folder}\ncurve        {folder / 'curve.png'}\nnext         groupwise train --method dapo --run "
-                f"{folder.name}-dapo")
+    other = "dr_grpo" if summary["method"] == "dapo" else "dapo"
+    console.say(f"run folder   {folder}\ncurve        {folder / 'curve.png'}\nnext         {command()} train --config "
+                f"{os.path.relpath(folder / 'run.toml')} --method {other} --run {folder.name}-{other}")

@@ -2,12 +2,13 @@
 
 import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import TracebackType
 
 from groupwise.core.rollout import Completion, Component, Episode, Finish, Prompt, Rollout, Verdict
 from groupwise.models.load import Policy
 from groupwise.models.template import decode
-from groupwise.verify.pool import Item, Pool
+from groupwise.verify.pool import Graded, Item, Pool
 
 
 class Grader:
@@ -30,11 +31,23 @@ class Grader:
         return grade
 
     def rollouts(self, episodes: Sequence[Episode], earned: Sequence[tuple[Component, ...]]) -> list[Rollout]:
-        """Episodes with verdicts and components; `earned` holds what each got from its environment along the way."""
+        """Episodes with verdicts and components; `earned` holds what each got from its environment along the way.
+
+        A crash of any reward makes the whole rollout an abstention; a time-out of any makes it wrong, at the lowest reward that
+        this reward gave to the others (or 0): hanging never pays. A reward that returned None is left out of the sum.
+        """
         items = _items([(e.prompt, e.text, e.turns[-1].completion.finish if e.turns else "abort") for e in episodes])
-        graded = [pool.grade(items) for pool in self.pools]
-        return [Rollout(episode, graded[0][i].verdict, tuple(c for pool in graded for c in pool[i].components) + extra)
-                for i, (episode, extra) in enumerate(zip(episodes, earned, strict=True))]
+        columns = [_floored(pool.grade(items)) for pool in self.pools]
+        made = []
+        for i, (episode, extra) in enumerate(zip(episodes, earned, strict=True)):
+            graded = [column[i] for column in columns]
+            verdicts = [g.verdict for g in graded]
+            failed = [v for kind in ("crash", "timeout") for v in verdicts if v.kind == kind]
+            components = tuple(c for g in graded for c in g.components)
+            if failed and failed[0].kind == "timeout" and verdicts[0].kind != "timeout":  # an extra reward: not right either
+                components = tuple(replace(c, value=0.0) if c.name == "correct" and c.value else c for c in components)
+            made.append(Rollout(episode, failed[0] if failed else verdicts[0], components + extra))
+        return made
 
     def problems(self) -> dict[str, int]:
         """Messages of rewards that failed, with their counts so far."""
@@ -49,6 +62,13 @@ class Grader:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def _floored(graded: list[Graded]) -> list[Graded]:
+    """The same, with the lowest reward of the others (or 0) where the verifier timed out."""
+    totals = [sum(c.value for c in g.components if c.value is not None) for g in graded if g.verdict.kind != "timeout"]
+    floor = min([0.0, *totals])
+    return [replace(g, components=(Component("timeout", floor),)) if g.verdict.kind == "timeout" else g for g in graded]
 
 
 def _items(answers: Sequence[tuple[Prompt, str, Finish]]) -> list[Item]:

@@ -1,8 +1,9 @@
 """The loop, on one screen, and how a run starts, goes on and ends."""
 
+import contextlib
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from groupwise.run.assemble import Job, assemble, meta
 from groupwise.run.checkpoint import Checkpoints
 from groupwise.run.config import Run, arithmetic, from_toml, resolved, to_toml
 from groupwise.run.disk import lock, publish, write
-from groupwise.run.finish import evaluate_now, finish, show
+from groupwise.run.finish import alarms, command, evaluate_now, finish, show
 from groupwise.run.track import Console, Record
 
 SETTINGS = "run.toml"
@@ -28,17 +29,18 @@ PATIENCE = 3
 def loop(job: Job, start: int, record: Record, console: Console, checkpoints: Checkpoints) -> None:
     """Steps `start` to the end: draw, collect, credit, weigh, step, load."""
     run, method, learner, sampler = job.run, job.method, job.learner, job.sampler
-    objective, empty = method.objective, 0
+    objective = method.objective
     for step in range(start, run.steps):
         began = time.perf_counter()
         plans = sampler.draw(step)
         groups = sampler.collect(plans, step)  # generate, verify, observe, intervene, admit, shape
-        empty = _patience(empty, groups, sampler.tally.refused)
+        job.empty_steps = _patience(job.empty_steps, groups, sampler.tally.refused)
         stats, collected = [], time.perf_counter()
         if groups:
             job.state.observe(groups)
             batch = pack(groups, default="old" if method.update.steps > 1 else "self", device=str(learner.device))
             needed = learner.logprobs(batch, groups, method.needs)  # nothing if nothing is needed
+            sampler.tally.scored(needed, len(batch.tokens))
             credit = objective.credit(groups, batch, needed, job.state)  # the advantage
             batch = batch.with_columns(needed, credit).written_by(learner.policy_id)
             for minibatch in method.update.split(batch, fold(run.seed, "update", step)):  # cut by whole groups
@@ -46,12 +48,13 @@ def loop(job: Job, start: int, record: Record, console: Console, checkpoints: Ch
                 stats.append(method.update.step(learner, weighed, objective))  # the gradient
         job.engine.load(learner.weights(), version=step + 1)
         job.state.after_update(sampler)
-        timing = _timing(job, began, collected)
-        record.log(step + 1, metrics.of_groups(sampler.tally) | metrics.of_updates(stats), timing)
-        console.log(step + 1, metrics.of_groups(sampler.tally) | metrics.of_updates(stats), timing)
+        seen, timing = metrics.of_groups(sampler.tally) | metrics.of_updates(stats), _timing(job, began, collected)
+        console.log(step + 1, seen, timing)
+        alarms(job, seen, console)
         last = step + 1 == run.steps
         if run.eval_every and ((step + 1) % run.eval_every == 0 or last):
-            evaluate_now(job, step + 1, record, console)
+            timing["evaluate"] = evaluate_now(job, step + 1, record, console)
+        record.log(step + 1, seen, timing)
         if last or (run.checkpoint_every and (step + 1) % run.checkpoint_every == 0):
             record.sync()
             checkpoints.save(step + 1, lambda folder: _state(job, folder, record))
@@ -69,7 +72,7 @@ def _patience(empty: int, groups: Sequence[Group], refused: Any) -> int:
 
 def _timing(job: Job, began: float, collected: float) -> dict[str, float]:
     now, tally = time.perf_counter(), job.sampler.tally
-    tokens = sum(tally.budget.tokens.values())
+    tokens = sum(n for purpose, n in tally.budget.tokens.items() if purpose.endswith("/generate"))
     return {"seconds": now - began, "generate": tally.seconds["generate"], "verify": tally.seconds["verify"],
             "train": now - collected, "tokens_per_second": tokens / max(1e-9, tally.seconds["generate"])}
 
@@ -78,8 +81,7 @@ def _state(job: Job, folder: Path, record: Record) -> dict[str, Any]:
     """Write the learner into a checkpoint's folder; the rest of the run's state as JSON values."""
     counters = learner_checkpoint.save(job.learner, folder)
     return {"learner": counters, "sampler": job.sampler.state_dict(), "method": job.state.state_dict(),
-            "record": record.sizes(), "version": job.engine.version, "meta": dict(meta(job)),
-            "threads": job.run.learner.threads}
+            "record": record.sizes(), "version": job.engine.version, "meta": dict(meta(job)), "empty_steps": job.empty_steps}
 
 
 def train(run: Run, root: Path = Path("runs")) -> Path:
@@ -87,9 +89,9 @@ def train(run: Run, root: Path = Path("runs")) -> Path:
     run = resolved(run)
     folder = root / run.name
     if (folder / SETTINGS).exists():
-        raise CheckpointError(f"there is a run in {folder} already: go on with `groupwise resume {folder}`, or choose "
-                              "another --run name")
-    with lock(folder):
+        raise CheckpointError(f"there is a run in {folder} already: go on with `{command()} resume {folder}`, or start "
+                              "another with --run NAME (make train ARGS='--run NAME')")
+    with _new(folder):
         for left in ("base", ".building-base"):  # of a start that was cut off before its settings were written
             shutil.rmtree(folder / left, ignore_errors=True)
         job = assemble(run, folder)
@@ -101,11 +103,22 @@ def train(run: Run, root: Path = Path("runs")) -> Path:
     return folder
 
 
+@contextlib.contextmanager
+def _new(folder: Path) -> Iterator[None]:
+    """Lock the folder of a new run; if it does not come to its settings, leave no folder behind that looks like a run."""
+    try:
+        with lock(folder):
+            yield
+    finally:
+        if not (folder / SETTINGS).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def resume(folder: Path) -> Path:
     """Go on with a run from its newest whole checkpoint, or from its start if it has none; returns its folder."""
     if not (folder / SETTINGS).is_file():
-        raise CheckpointError(f"{folder} holds no run (no {SETTINGS}): it was cut off before it began; start it "
-                              "with `groupwise train`")
+        raise CheckpointError(f"{folder} holds no run (no {SETTINGS}): it was cut off before it began; start it with "
+                              f"`{command()} train`")
     run = from_toml((folder / SETTINGS).read_text(), str(folder / SETTINGS))
     with lock(folder):
         checkpoints = Checkpoints(folder, run.keep)
@@ -120,7 +133,7 @@ def resume(folder: Path) -> Path:
         learner_checkpoint.load(job.learner, where, state["learner"])
         job.sampler.load_state_dict(state["sampler"])
         job.state.load_state_dict(state["method"])
-        job.engine.version = state["version"]
+        job.engine.version, job.empty_steps = state["version"], int(state["empty_steps"])
         problems += [f"{name} was {old} when the checkpoint was made and is {meta(job)[name]} now: the run goes on, but no "
                      "longer bit for bit" for name, old in state["meta"].items() if meta(job)[name] != old]
         _go(job, int(state["step"]), state["record"], problems)
@@ -137,8 +150,12 @@ def _go(job: Job, start: int, sizes: dict[str, int] | None, problems: Sequence[s
     try:
         record.truncate(sizes or dict.fromkeys(record.sizes(), 0))
         with job.grader, Console(job.run.steps) as console:
-            for line in (*arithmetic(job.run, len(job.task.train)), *([f"going on after step {start}"] if start else [])):
+            if job.task.dropped:
+                console.say(f"{job.task.dropped} training prompts stand twice in the data and are used once")
+            for line in arithmetic(job.run, len(job.task.train), job.method.update.steps):
                 console.say(line)
+            if start:
+                console.say(f"going on after step {start}")
             for problem in problems:
                 console.warn(problem)
             if start == 0 and job.run.eval_every:

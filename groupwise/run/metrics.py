@@ -72,4 +72,6 @@ def of_updates(stats: Sequence[Mapping[str, float]]) -> dict[str, float]:
             out[name] = sum(values)
         else:
             out[name] = sum(values) / len(values)
+            if name.startswith("weights/") and len(values) > 1:  # each optimiser step has its own
+                out |= {f"{name}/least": min(values), f"{name}/most": max(values)}
     return out | {"optimiser_steps": float(len(stats))}

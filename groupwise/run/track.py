@@ -14,16 +14,18 @@ from groupwise.run.disk import Journal
 
 COLUMNS: dict[str, tuple[str, str, int]] = {
     "reward": ("reward", "{:.3f}", 7),
-    "accuracy": ("accuracy", "{:.1%}", 9),
-    "informative": ("informative", "{:.0%}", 12),
+    "accuracy": ("right", "{:.1%}", 8),
+    "informative": ("mixed", "{:.0%}", 7),
     "grad_norm": ("grad", "{:.3f}", 8),
     "entropy": ("entropy", "{:.3f}", 8),
     "length": ("length", "{:.1f}", 7),
     "truncated": ("cut", "{:.0%}", 5),
+    "ess": ("ess", "{:.2f}", 6),
     "tokens_per_second": ("tok/s", "{:,.0f}", 8),
 }
 """What the console shows: a name in the metrics or the timing, with its heading, format and width. `informative` is the share of
-groups whose rewards differ, `entropy` is in nats a token, `length` in tokens, `truncated` the share of rollouts out of tokens."""
+groups whose rewards differ, `entropy` is in nats a token (of the tokens trained on), `length` in tokens, `truncated` the share of
+rollouts out of tokens, `ess` the effective sample size of the ratios as a share."""
 FIRST, LAST = 8, 8
 REPEAT = 25
 RECENT = 20

@@ -40,12 +40,14 @@ class Warmup:
     """Folder to write the policy to; must not exist."""
     task: str = "reduce"
     """Task whose demonstrations are learnt; its held-out prompts are left out."""
-    steps: int = 760
+    steps: int = 900
     """Optimiser steps."""
     tokens: int = 3072
     """Prompt and completion tokens of one step."""
     lr: float = 1.5e-3
-    """Learning rate at its highest: it rises for 100 steps and falls linearly to 0."""
+    """Learning rate at its highest: it rises for 100 steps, then falls linearly."""
+    floor: float = 0.2
+    """The share of the learning rate that it never falls below: a policy that is not annealed has more left to learn."""
     hidden: int = 256
     """Width of the policy."""
     layers: int = 4
@@ -74,7 +76,8 @@ def warmup(settings: Warmup, *, every: int = 50) -> Path:
     policy = policy_of(random_policy(tokenizer, hidden=settings.hidden, layers=settings.layers, heads=settings.heads,
                                      kv_heads=max(1, settings.heads // 2), mlp=settings.mlp, seed=settings.seed), tokenizer)
     learner = Learner(policy, Settings(lr=settings.lr, schedule="linear", warmup_steps=min(100, settings.steps // 4),
-                                       total_steps=settings.steps, weight_decay=0.01, betas=(0.9, 0.98), micro_tokens=1024))
+                                       total_steps=settings.steps, floor=settings.floor, weight_decay=0.01, betas=(0.9, 0.98),
+                                       micro_tokens=1024))
     heldout = frozenset(p.text for p in make(settings.task, {}).heldout)
     traces = (_trace(encode(tokenizer, "none", prompt), (*encode(tokenizer, "none", completion), policy.eos_ids[0]), i)
               for i, (prompt, completion) in enumerate(DEMONSTRATIONS[settings.task](settings.seed, exclude=heldout)))

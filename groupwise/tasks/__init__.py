@@ -5,12 +5,12 @@ In here
     make    a task from a name, a JSONL file or "module:function"
 """
 
-import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
+from groupwise.core import named
 from groupwise.errors import ConfigError, nearest
 from groupwise.tasks.arithmetic import arithmetic
 from groupwise.tasks.countdown import countdown
@@ -44,25 +44,10 @@ def make(name: str, args: Mapping[str, Any]) -> Task:
         return _call(name, load, {"path": name, **args})
     if ":" not in name:
         raise ConfigError(f"unknown task {name!r}; {nearest(name, TASKS)}; or give a FILE.jsonl or 'module:function'")
-    made = _call(name, _user_function(name), args)
+    made = _call(name, named.function(name, "task"), args)
     if not isinstance(made, Task):
         raise ConfigError(f"task {name!r} returned {type(made).__name__}; it must return a groupwise.tasks.Task")
     return check(made)
-
-
-def _user_function(name: str) -> Callable[..., Any]:
-    where, _, function = name.rpartition(":")
-    try:
-        module = importlib.import_module(where)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{where}.".startswith(f"{error.name}."):
-            raise  # the module is there; something that it imports is not
-        raise ConfigError(f"task module {where!r} was not found; put its folder on PYTHONPATH") from error
-    found = vars(module).get(function)
-    if not callable(found):
-        public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise ConfigError(f"task {name!r}: {where} has no function {function!r}; {nearest(function, public)}")
-    return found
 
 
 def _call(name: str, function: Callable[..., Any], args: Mapping[str, Any]) -> Any:

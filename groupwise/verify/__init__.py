@@ -6,16 +6,11 @@
 Training grades in worker processes that can be killed: `groupwise.verify.pool.Pool`.
 """
 
-import importlib
-import importlib.util
 import inspect
-import sys
 from collections.abc import Callable
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from groupwise.core.random import fold
+from groupwise.core import named
 from groupwise.errors import ConfigError, nearest
 from groupwise.verify.expression import countdown
 from groupwise.verify.mathematics import math
@@ -47,12 +42,7 @@ def resolve(name: str) -> Callable[..., Any]:
     check_name(name)
     if name in VERIFIERS:
         return VERIFIERS[name]
-    where, _, function = name.rpartition(":")
-    module = _from_file(Path(where)) if where.endswith(".py") else _from_path(where)
-    found = vars(module).get(function)
-    if not callable(found):
-        public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise ConfigError(f"verifier {name!r}: {where} has no function {function!r}; {nearest(function, public)}")
+    found = named.function(name, "verifier")
     check_signature(name, found)
     return found
 
@@ -70,26 +60,3 @@ def check_signature(name: str, function: Callable[..., Any]) -> None:
         raise ConfigError(f"{has}, but it is given a completion and an answer; {wanted}")
     if any(p.kind is p.POSITIONAL_ONLY and p.default is p.empty for p in positional[2:]):
         raise ConfigError(f"{has}: columns are given by name; {wanted}")
-
-
-def _from_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise ConfigError(f"verifier file {str(path)!r} does not exist (looked from {Path.cwd()})")
-    name = f"groupwise_user_{path.stem}_{fold(str(path.resolve())):016x}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"verifier file {str(path)!r} cannot be loaded as a Python module")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def _from_path(where: str) -> ModuleType:
-    try:
-        return importlib.import_module(where)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{where}.".startswith(f"{error.name}."):
-            raise  # the module is there; something that it imports is not
-        raise ConfigError(f"verifier module {where!r} was not found; put its folder on PYTHONPATH, or give "
-                          "'path/to/file.py:function'") from error
