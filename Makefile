@@ -36,4 +36,4 @@ tests: setup
 
 # Runs killed at every place where they write, then resumed: minutes, so not part of `make test`.
 chaos: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow -k chaos $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/chaos.py --kills 30 --seed 0 $(ARGS)

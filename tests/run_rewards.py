@@ -29,3 +29,12 @@ def deadly(text: str, answer: Any) -> float:
 def never(text: str, answer: Any) -> bool:
     """Nothing is right."""
     return False
+
+
+def penalty(text: str, answer: Any) -> float | None:
+    """Takes half a point off; ends its worker at texts that begin with 1, hangs at 2, cannot tell at 3."""
+    if text.startswith("1"):
+        os._exit(3)
+    while text.startswith("2"):
+        pass
+    return None if text.startswith("3") else -0.5

@@ -1,8 +1,11 @@
 """Tasks as a user would write them, for a policy too small to be right by itself."""
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from groupwise.core.rollout import Prompt
+from groupwise.core.services import Reply
 from groupwise.tasks.reduce import reduce
 from groupwise.tasks.task import Task
 
@@ -17,3 +20,18 @@ def parity(train: int = 64, heldout: int = 16) -> Task:
 def hopeless(train: int = 64, heldout: int = 16) -> Task:
     """No answer is right."""
     return replace(parity(train, heldout), name="hopeless", verifier=f"{REWARDS}:never")
+
+
+@dataclass(frozen=True)
+class Twice:
+    """Asks once more, whatever was said."""
+
+    max_turns: int = 2
+
+    def reply(self, prompt: Prompt, turns: Sequence[str]) -> Reply:
+        return Reply(text=">", done=len(turns) > 1, reward=float(len(turns)))
+
+
+def twice(train: int = 64, heldout: int = 16) -> Task:
+    """Two turns, graded by the parity of the last."""
+    return replace(parity(train, heldout), name="twice", environment=Twice())

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from groupwise.core.random import fold
+from groupwise.core.keyed import fold
 from groupwise.core.rollout import Completion, Context, VersionSpan
 from groupwise.core.services import Request, Sampling
 from groupwise.engines.native import Native, draw

@@ -8,7 +8,7 @@ from collect_support import EOS, OBJECTIVE, POLICY, answers, collected, encode, 
 from run_rewards import digits
 from run_support import REWARDS, tiny_policy
 
-from groupwise.core.random import fold
+from groupwise.core.keyed import fold
 from groupwise.core.rollout import BEHAVIOURS, Component, Context, Episode, Span, Turn
 from groupwise.core.services import Plan, Services
 from groupwise.engines.native import Native

@@ -116,9 +116,10 @@ def test_resolved_names_the_run():
 
 
 def test_arithmetic_adds_up():
-    lines = " | ".join(arithmetic(Run(steps=100, updates_per_batch=4, sampling=SamplingSettings(max_tokens=10)), 1600, 4))
     run = Run(steps=100, updates_per_batch=4, sampling=SamplingSettings(max_tokens=10))
     lines = " | ".join(arithmetic(run, 1600, 4))
+    for words in ("= 256 rollouts a step", "steps = 25,600", "4 optimiser steps a batch, 400 in all", "= 2,560 tokens",
+                  "= 2.00 epochs"):
         assert words in lines
     assert "1 optimiser step a batch, 150 in all" in " ".join(arithmetic(Run(), 0))
 

@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from groupwise.core.random import fold
+from groupwise.core.keyed import fold
 from groupwise.core.rollout import Completion, Prompt, Verdict
 from groupwise.core.services import Sampling
 from groupwise.errors import ConfigError

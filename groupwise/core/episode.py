@@ -68,7 +68,8 @@ def _join(run: list[tuple[int, Turn, tuple[int, ...]]]) -> TrainSequence:
         for span in turn.tiles:
             author += [span.author] * (span.end - span.start)
             behaviour += [BEHAVIOURS.index(span.behaviour)] * (span.end - span.start)
-        logp += [np.nan] * len(between) + list(turn.completion.logp)
+        moved = turn.trained_under.tokens != turn.context.tokens  # then the engine's log-probs are of another context
+        logp += [np.nan] * len(between) + ([np.nan] * n if moved else list(turn.completion.logp))
         spans = [v for s in turn.completion.versions for v in [s.version] * (s.end - s.start)] or [-1] * n
         version += [-1] * len(between) + spans
         segment += [index] * (len(between) + n)

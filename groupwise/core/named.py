@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from groupwise.core.random import fold
+from groupwise.core.keyed import fold
 from groupwise.errors import ConfigError, nearest
 
 

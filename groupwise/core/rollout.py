@@ -184,9 +184,10 @@ class Episode:
 
     @property
     def unaided(self) -> bool:
-        """Whether the policy made it alone: every token its own, under the prompt's own context."""
-        return all(t.train_context is None and t.context.source == "prompt"
-                   and all(s.author == "policy" for s in t.tiles) for t in self.turns)
+        """Whether the policy made it alone, as itself: every token its own, under the prompt's own context."""
+        alone = all(t.train_context is None and t.context.source == "prompt" and all(s.author == "policy" for s in t.tiles)
+                    for t in self.turns)
+        return alone and self.policy == self.role == "policy"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from groupwise.core.random import uniforms
+from groupwise.core.keyed import uniforms
 from groupwise.core.rollout import Completion, Finish, VersionSpan
 from groupwise.core.services import Request, Sampling
 from groupwise.engines.cache import RowCache, window_of

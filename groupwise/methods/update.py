@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from groupwise.core.random import generator
+from groupwise.core.keyed import generator
 from groupwise.errors import ConfigError
 from groupwise.objective.batch import Batch
 from groupwise.objective.objective import Objective

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from groupwise.core.random import fold
+from groupwise.core.keyed import fold
 from groupwise.core.rollout import Component, Context, Episode, Group, Prompt, Rollout, Turn
 from groupwise.core.services import Budget, Engine, Environment, Plan, Request, Sampling
 from groupwise.errors import ConfigError, TrainingError

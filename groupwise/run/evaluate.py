@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from groupwise.core.random import fold, generator
+from groupwise.core.keyed import fold, generator
 from groupwise.core.rollout import Completion, Context, Prompt, Verdict
 from groupwise.core.services import Engine, Request, Sampling
 from groupwise.errors import ConfigError

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from groupwise.core.random import fold
+from groupwise.core.keyed import fold
 from groupwise.core.services import Plan
 from groupwise.models.load import save as save_policy
 from groupwise.models.template import decode, template

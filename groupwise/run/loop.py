@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from groupwise.core.random import fold
+from groupwise.core.keyed import fold
 from groupwise.core.rollout import Group
 from groupwise.errors import CheckpointError, TrainingError
 from groupwise.learner import checkpoint as learner_checkpoint

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from groupwise.core.random import fold, generator
+from groupwise.core.keyed import fold, generator
 from groupwise.core.rollout import Prompt
 from groupwise.core.services import Plan
 from groupwise.sampling.history import History

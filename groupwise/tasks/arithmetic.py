@@ -2,7 +2,7 @@
 
 from random import Random
 
-from groupwise.core.random import fold
+from groupwise.core.keyed import fold
 from groupwise.core.rollout import Prompt
 from groupwise.errors import ConfigError
 from groupwise.tasks.task import Task, check, distinct, prompt

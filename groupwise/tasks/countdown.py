@@ -8,7 +8,7 @@ For example
 from random import Random
 from typing import Any
 
-from groupwise.core.random import fold
+from groupwise.core.keyed import fold
 from groupwise.core.rollout import Prompt
 from groupwise.errors import ConfigError, DataError
 from groupwise.tasks.jsonl import Row, heldout_of, rows

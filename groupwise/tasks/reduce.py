@@ -10,7 +10,7 @@ by step is often right: the reward can teach it to think longer. The verifier re
 from collections.abc import Collection, Iterator
 from random import Random
 
-from groupwise.core.random import fold
+from groupwise.core.keyed import fold
 from groupwise.core.rollout import Prompt
 from groupwise.errors import ConfigError
 from groupwise.tasks.task import PATIENCE, Task, check, distinct, prompt

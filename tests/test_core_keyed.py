@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from groupwise.core.random import fold, generator, uniforms, word
+from groupwise.core.keyed import fold, generator, uniforms, word
 
 MANY = 10_000
 WORDS = st.one_of(st.integers(-(2**63), 2**64 - 1), st.text(max_size=8))
