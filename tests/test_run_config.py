@@ -121,7 +121,7 @@ def test_arithmetic_adds_up():
     for words in ("= 256 rollouts a step", "steps = 25,600", "4 optimiser steps a batch, 400 in all", "= 2,560 tokens",
                   "= 2.00 epochs"):
         assert words in lines
-    assert "1 optimiser step a batch, 150 in all" in " ".join(arithmetic(Run(), 0))
+    assert "1 optimiser step a batch, 120 in all" in " ".join(arithmetic(Run(), 0))
 
 
 def test_help_names_every_setting(capsys):

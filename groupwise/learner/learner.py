@@ -31,7 +31,7 @@ class Settings:
     `floor` the share of the rate that it never falls below.
     """
 
-    lr: float = 3e-5
+    lr: float = 6e-5
     schedule: str = "constant"
     warmup_steps: int = 0
     total_steps: int = 1
