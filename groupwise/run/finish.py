@@ -21,6 +21,7 @@ from groupwise.run.plot import curve
 from groupwise.run.track import Console, Record
 
 SHOWN = 3
+WIDEST = 160
 ALARM = 0.05
 """The share of answers that time out or cannot be graded from which on a warning is due."""
 
@@ -106,6 +107,12 @@ def _heldout(job: Job) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
+def brief(text: str) -> str:
+    """The text on one line, cut in its middle if it is long."""
+    line = " ".join(text.split())
+    return line if len(line) <= WIDEST else f"{line[: WIDEST // 2]} ... {line[-WIDEST // 2:]}"
+
+
 def show(summary: dict[str, Any], console: Console) -> None:
     """What a person wants to see at the end: accuracy before and after, samples, the folder, what to try next."""
     folder = Path(summary["model"]).parent
@@ -114,8 +121,8 @@ def show(summary: dict[str, Any], console: Console) -> None:
         console.say(f"\nheld-out greedy accuracy  {before['value']:.1%} [{before['low']:.1%}, {before['high']:.1%}]  ->  "
                     f"{after['value']:.1%} [{after['low']:.1%}, {after['high']:.1%}]   (95 %, {after['n']} prompts)")
     for sample in summary["samples"][:SHOWN]:
-        console.say(f"  {sample['prompt']}  (answer {sample['answer']})\n    before  {sample['before']}\n    "
-                    f"after   {sample['after']}")
+        console.say(f"  {brief(sample['prompt'])}  (answer {brief(str(sample['answer']))})\n    before  {brief(sample['before'])}\n"
+                    f"    after   {brief(sample['after'])}")
     other = "dr_grpo" if summary["method"] == "dapo" else "dapo"
     console.say(f"run folder   {folder}\ncurve        {folder / 'curve.png'}\nnext         {command()} train --config "
                 f"{os.path.relpath(folder / 'run.toml')} --method {other} --run {folder.name}-{other}")
