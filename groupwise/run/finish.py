@@ -121,8 +121,8 @@ def show(summary: dict[str, Any], console: Console) -> None:
         console.say(f"\nheld-out greedy accuracy  {before['value']:.1%} [{before['low']:.1%}, {before['high']:.1%}]  ->  "
                     f"{after['value']:.1%} [{after['low']:.1%}, {after['high']:.1%}]   (95 %, {after['n']} prompts)")
     for sample in summary["samples"][:SHOWN]:
-        console.say(f"  {brief(sample['prompt'])}  (answer {brief(str(sample['answer']))})\n    before  {brief(sample['before'])}\n"
-                    f"    after   {brief(sample['after'])}")
+        console.say(f"  {brief(sample['prompt'])}  (answer {brief(str(sample['answer']))})")
+        console.say(f"    before  {brief(sample['before'])}\n    after   {brief(sample['after'])}")
     other = "dr_grpo" if summary["method"] == "dapo" else "dapo"
     console.say(f"run folder   {folder}\ncurve        {folder / 'curve.png'}\nnext         {command()} train --config "
                 f"{os.path.relpath(folder / 'run.toml')} --method {other} --run {folder.name}-{other}")
