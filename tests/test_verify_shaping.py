@@ -21,19 +21,14 @@ def test_soft_overlong_equals_the_papers_equation():
 
 
 def test_soft_overlong_adds_a_component_and_leaves_abstentions():
-    shaped = SoftOverlong().bind(20)(group(rollout(16), rollout(18), rollout(20, "length"), rollout(20, reward=None)))
+    shaped = SoftOverlong(20, 4)(group(rollout(16), rollout(18), rollout(20, "length"), rollout(20, reward=None)))
     assert [r.component("overlong") for r in shaped.rollouts] == [0.0, -0.5, -1.0, None]
     assert [r.reward for r in shaped.rollouts] == [1.0, 0.5, 0.0, None]
 
 
-def test_soft_overlong_binds_only_what_is_not_given():
-    assert SoftOverlong().bind(20480) == SoftOverlong(20480, 4096)
-    assert SoftOverlong(limit=100).bind(20480) == SoftOverlong(100, 20)
-    assert SoftOverlong(cache=7).bind(50) == SoftOverlong(50, 7)
-    with pytest.raises(ConfigError, match="bind"):
-        SoftOverlong()(group())
+def test_soft_overlong_needs_limits_that_agree():
     with pytest.raises(ConfigError, match="cache"):
-        SoftOverlong(10, 11)(group())
+        SoftOverlong(10, 11)
 
 
 def test_overlong_filter_masks_truncated_rollouts_only():

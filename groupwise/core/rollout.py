@@ -264,7 +264,6 @@ class Group:
     prompt: Prompt
     rollouts: tuple[Rollout, ...]
     abstained: int = 0
-    rounds: int = 1
 
     @property
     def rewards(self) -> np.ndarray:

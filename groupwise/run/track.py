@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import rich.console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -29,15 +29,6 @@ rollouts out of tokens, `ess` the effective sample size of the ratios as a share
 FIRST, LAST = 8, 8
 REPEAT = 25
 RECENT = 20
-
-
-@runtime_checkable
-class Tracker(Protocol):
-    """Whoever wants to know what a step did; `metrics` repeat exactly from run to run, `timing` does not."""
-
-    def log(self, step: int, metrics: Mapping[str, float], timing: Mapping[str, float]) -> None:
-        """See one step; steps count from 1."""
-        ...
 
 
 class Record:

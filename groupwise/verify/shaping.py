@@ -24,29 +24,24 @@ def soft_overlong(length: int, limit: int, cache: int) -> float:
 class SoftOverlong:
     """Adds a component "overlong" to every rollout that has a reward: `soft_overlong` of its trained tokens.
 
-    `limit` and `cache` None are set by `bind`. An abstention stays one.
+    `limit` is L_max and `cache` L_cache, in tokens (the paper's 20480 and 4096). An abstention stays one.
     """
 
-    limit: int | None = None
-    cache: int | None = None
+    limit: int
+    cache: int
 
-    def bind(self, max_tokens: int) -> "SoftOverlong":
-        """A copy with its limit set: `max_tokens`, and a fifth of the limit as cache (the paper's 4096 of 20480)."""
-        limit = max_tokens if self.limit is None else self.limit
-        return SoftOverlong(limit, limit // 5 if self.cache is None else self.cache)
-
-    def __call__(self, group: Group) -> Group:
-        """The group with the component; `ConfigError` if the limits are not set or contradict each other."""
-        if self.limit is None or self.cache is None:
-            raise ConfigError("SoftOverlong has no limit yet; call bind(max_tokens), or give limit and cache")
+    def __post_init__(self) -> None:
         if not 0 <= self.cache <= self.limit:
             raise ConfigError(f"SoftOverlong needs 0 <= cache <= limit, got cache={self.cache}, limit={self.limit}")
-        return replace(group, rollouts=tuple(self._shaped(r, self.limit, self.cache) for r in group.rollouts))
 
-    def _shaped(self, rollout: Rollout, limit: int, cache: int) -> Rollout:
+    def __call__(self, group: Group) -> Group:
+        """The group with the component."""
+        return replace(group, rollouts=tuple(self._shaped(r) for r in group.rollouts))
+
+    def _shaped(self, rollout: Rollout) -> Rollout:
         if rollout.reward is None:
             return rollout
-        value = soft_overlong(rollout.episode.length, limit, cache)
+        value = soft_overlong(rollout.episode.length, self.limit, self.cache)
         return replace(rollout, components=(*rollout.components, Component("overlong", value)))
 
 
