@@ -32,7 +32,7 @@ SHRINK = 0.125
 
 
 @dataclass(frozen=True)
-class _Row:
+class Row:
     """One completion to make: sample `sample` of request `request`."""
 
     request: int
@@ -99,7 +99,7 @@ class Native:
             raise EngineError(f"a context of {length} tokens with max_tokens {wanted} exceeds the model's {self.context_limit} "
                               "positions; lower sampling.max_tokens or drop the prompt")
 
-    def _run(self, sampling: Sampling, rows: list[_Row]) -> Iterator[tuple[tuple[int, int], Completion]]:
+    def _run(self, sampling: Sampling, rows: list[Row]) -> Iterator[tuple[tuple[int, int], Completion]]:
         """The completions of one wave."""
         wave = _Wave(self, sampling, rows)
         while wave.alive:
@@ -116,7 +116,7 @@ class Native:
 class _Wave:
     """Rows that are sampled together: `alive` holds the indices of those that are still in the batch."""
 
-    def __init__(self, engine: Native, sampling: Sampling, rows: list[_Row]) -> None:
+    def __init__(self, engine: Native, sampling: Sampling, rows: list[Row]) -> None:
         self.engine, self.sampling = engine, sampling
         self.device = engine.policy.model.get_input_embeddings().weight.device
         self.tokens = np.zeros((len(rows), sampling.max_tokens), dtype=np.int64)
@@ -132,7 +132,7 @@ class _Wave:
         self.block: list[tuple[Tensor, Tensor]] = []  # sampled since the last look
         self.prefill(rows)
 
-    def prefill(self, rows: list[_Row]) -> None:
+    def prefill(self, rows: list[Row]) -> None:
         """Run each distinct context once, then give every row its copy of the cache and of the next token's logits."""
         contexts = list(dict.fromkeys(row.context for row in rows))
         lengths = torch.tensor([len(context) for context in contexts])
@@ -233,15 +233,15 @@ def draw(logp: Float[Tensor, "n v"], uniform: Float64[Tensor, " n"]) -> Int[Tens
     return torch.searchsorted(cumulative, target[:, None], right=True)[:, 0]
 
 
-def _waves(requests: Sequence[Request], max_rows: int) -> Iterator[tuple[Sampling, list[_Row]]]:
+def _waves(requests: Sequence[Request], max_rows: int) -> Iterator[tuple[Sampling, list[Row]]]:
     """The batches, as the module's docstring says."""
-    groups: dict[Sampling, dict[tuple[int, ...], list[_Row]]] = {}
+    groups: dict[Sampling, dict[tuple[int, ...], list[Row]]] = {}
     for i, request in enumerate(requests):
         context = request.context.tokens
-        rows = [_Row(i, s, context, stream) for s, stream in enumerate(request.streams)]
+        rows = [Row(i, s, context, stream) for s, stream in enumerate(request.streams)]
         groups.setdefault(request.sampling, {}).setdefault(context, []).extend(rows)
     for sampling, contexts in groups.items():
-        wave: list[_Row] = []
+        wave: list[Row] = []
         for context in sorted(contexts, key=len):
             rows = contexts[context]
             if wave and len(wave) + len(rows) > max_rows:

@@ -46,6 +46,17 @@ class Scorer:
                     hidden=_spread(scores.hidden, batch.counted) if scores.hidden is not None else None)
 
 
+    def plan(self, batch: Batch, chosen: Sequence[int] | np.ndarray, micro_tokens: int) -> list[np.ndarray]:
+        """Micro-batches of the chosen sequences (`plan`)."""
+        return plan(batch, chosen, micro_tokens)
+
+    def finish(self) -> None:
+        """The last gradient of a minibatch has been taken: with modules it is in the parameters' already."""
+
+    def refresh(self) -> None:
+        """The parameters have changed: modules see it by themselves."""
+
+
 def lengths(batch: Batch) -> np.ndarray:
     """[sequences] input positions of each: its context and all its tokens but the last."""
     tokens = np.bincount(batch.layout.ids("token", "sequence"), minlength=batch.layout.size("sequence"))

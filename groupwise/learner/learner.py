@@ -1,7 +1,7 @@
 """The learner: who makes gradients. It scores batches, adds up gradients over micro-batches, and takes optimiser steps."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -9,11 +9,14 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from groupwise.core.rollout import Group
 from groupwise.core.services import ContextBuilder
 from groupwise.errors import ObjectiveError, TrainingError, nearest
-from groupwise.learner.forward import Scorer, plan
+from groupwise.kernels.library import Compiled
+from groupwise.learner.compiled import KernelScorer
+from groupwise.learner.forward import Scorer
 from groupwise.learner.observe import Meter
 from groupwise.models.head import Trunk, ValueHead, Want
 from groupwise.models.load import Policy
@@ -60,26 +63,36 @@ class Models:
     contexts: Mapping[str, ContextBuilder] = field(default_factory=dict)
 
 
+Compile = Callable[[PreTrainedModel], Compiled]
+
+
 class Learner:
-    """One trained policy. `needs` are the method's: with `values`, the policy gets a value head that is trained along."""
+    """One trained policy. `needs` are the method's: with `values`, the policy gets a value head that is trained along.
+
+    `compile` puts models into compiled kernels; without it their own modules run.
+    """
 
     def __init__(self, policy: Policy, settings: Settings, *, needs: frozenset[str] = frozenset(), models: Models | None = None,
-                 policy_id: str = "policy") -> None:
+                 policy_id: str = "policy", compile: Compile | None = None) -> None:
         self.policy, self.settings, self.policy_id = policy, settings, policy_id
         self.models = models or Models()
         self.device = next(policy.model.parameters()).device
-        trunk = Trunk(policy.model)
         width = policy.model.config.get_text_config().hidden_size
         self.value_head = ValueHead(width).to(self.device) if "values" in needs else None
-        self.scorer = Scorer(trunk, settings.temperature, policy.pad_id, self.value_head, settings.precision)
-        self.frozen = {name: Scorer(Trunk(p.model), settings.temperature, p.pad_id, precision=settings.precision)
-                       for name, p in self.models.frozen.items()}
+        self.scorer = self._scorer(policy, compile, self.value_head)
+        self.frozen = {name: self._scorer(p, compile) for name, p in self.models.frozen.items()}
         self.parameters: dict[str, Tensor] = dict(policy.model.named_parameters())
         if self.value_head is not None:
             self.parameters |= {f"value_head.{name}": p for name, p in self.value_head.named_parameters()}
         self.optimizer = torch.optim.AdamW(list(self.parameters.values()), lr=settings.lr, betas=settings.betas,
                                            weight_decay=settings.weight_decay, fused=True)
         self.steps, self.bad_steps, self.bad_in_a_row = 0, 0, 0
+
+    def _scorer(self, policy: Policy, compile: Compile | None, value_head: ValueHead | None = None) -> "AnyScorer":
+        own = self.settings
+        if compile is not None:
+            return KernelScorer(compile(policy.model), own.temperature, value_head)
+        return Scorer(Trunk(policy.model), own.temperature, policy.pad_id, value_head, own.precision)
 
     # ---- scoring -----------------------------------------------------------------------------------------------------
 
@@ -105,7 +118,7 @@ class Learner:
             raise ObjectiveError(f"nothing here scores {sorted(unknown)}; {nearest(min(unknown), known)}, teacher:NAME/CONTEXT")
         return columns
 
-    def _frozen(self, name: str) -> Scorer:
+    def _frozen(self, name: str) -> "AnyScorer":
         if name not in self.frozen:
             raise ObjectiveError(f"the method needs log-probs of a model {name!r} that was not loaded; "
                                  f"{nearest(name, self.frozen)}")
@@ -130,9 +143,9 @@ class Learner:
         has = torch.from_numpy(there[batch.layout.ids("token", "sequence")]).to(self.device)
         return torch.where(has, logp, torch.nan)
 
-    def _whole(self, scorer: Scorer, batch: Batch, want: Want) -> Live:
+    def _whole(self, scorer: "AnyScorer", batch: Batch, want: Want) -> Live:
         """A pass over all sequences, put back into the batch's order."""
-        parts = plan(batch, range(batch.layout.size("sequence")), self.settings.micro_tokens)
+        parts = scorer.plan(batch, range(batch.layout.size("sequence")), self.settings.micro_tokens)
         return _assemble(batch, parts, [scorer(batch.take(part), want) for part in parts])
 
     # ---- gradients ---------------------------------------------------------------------------------------------------
@@ -140,7 +153,7 @@ class Learner:
     def gradients(self, batch: Batch, objective: Objective) -> dict[str, float]:
         """Add the gradient of a weighed minibatch to the parameters'; sequences that cannot have one are not run."""
         idle = objective.idle(batch)
-        parts = plan(batch, np.flatnonzero(~idle), self.settings.micro_tokens)
+        parts = self.scorer.plan(batch, np.flatnonzero(~idle), self.settings.micro_tokens)
         want = Want(entropy=True, sum_p2="sum_p2" in objective.needs, hidden="hidden:last" in objective.needs)
         meter, lost = Meter(), 0
         if objective.reach in ("group", "step"):
@@ -155,6 +168,7 @@ class Learner:
                 loss = objective.loss(live, micro)
                 loss.value.backward()  # type: ignore[no-untyped-call]
                 meter.add(loss, live, micro)
+        self.scorer.finish()
         stats = meter.result()
         stats["dropped_sequences"] = float(lost)
         stats["idle_share"] = float(idle.mean())
@@ -209,6 +223,7 @@ class Learner:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             self.optimizer.step()
+            self.scorer.refresh()
             self.discard()
         self.steps += 1
         return {"grad_norm": size, "lr": rate, "skipped_steps": float(self.bad_steps)}
@@ -232,6 +247,10 @@ class Learner:
         """Take a snapshot back."""
         for name, parameter in self.parameters.items():
             parameter.copy_(snapshot[name])
+        self.scorer.refresh()
+
+
+AnyScorer = Scorer | KernelScorer
 
 
 def _assemble(batch: Batch, parts: list[np.ndarray], lives: list[Live]) -> Live:

@@ -3,19 +3,25 @@
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from transformers import PreTrainedModel
 
 import groupwise
 from groupwise.core import named
 from groupwise.core.rollout import Prompt
 from groupwise.core.services import MethodState, Sampling
+from groupwise.engines.compiled import Kernels
 from groupwise.engines.native import Native
 from groupwise.errors import ConfigError, nearest
+from groupwise.kernels.build import Library, find
+from groupwise.kernels.library import Compiled, unsupported
+from groupwise.learner.compiled import KernelScorer
 from groupwise.learner.learner import Learner, Models, Settings
 from groupwise.methods import METHODS
 from groupwise.methods.method import Method
@@ -23,7 +29,7 @@ from groupwise.methods.update import Minibatches, Once
 from groupwise.models.load import Policy, context_limit, load
 from groupwise.models.template import fill, template
 from groupwise.run.collect import Sampler
-from groupwise.run.config import Run, with_threads
+from groupwise.run.config import SMALL, Run, with_threads
 from groupwise.run.grade import Grader
 from groupwise.tasks import make
 from groupwise.tasks.task import Task
@@ -49,6 +55,7 @@ class Job:
     grader: Grader
     state: MethodState
     sampling: Sampling
+    notes: list[str]
     empty_steps: int = 0
 
 
@@ -110,7 +117,8 @@ def assemble(run: Run, folder: Path, weights: Path | None = None) -> Job:
     task = make(run.task, run.task_args)
     device, base = device_of(run), (folder / "base" if (folder / "base").is_dir() else base_of(run))
     policy = load(weights or base, device=device)
-    run = _filled(run, task, policy, device)
+    library = kernels_of(run, policy, device)
+    run = _filled(run, task, policy, device, library)
     sampling = Sampling(run.sampling.max_tokens, run.sampling.temperature, stop=run.sampling.stop)
     context = context_limit(policy.model.config) or 2**31
     if sampling.max_tokens >= context:
@@ -121,13 +129,33 @@ def assemble(run: Run, folder: Path, weights: Path | None = None) -> Job:
     limit = context - sampling.max_tokens + 1
     prompts = fill(task.train, policy.tokenizer, run.template, limit)
     heldout = fill(task.heldout[: run.eval_prompts], policy.tokenizer, run.template, limit)
-    learner = Learner(policy, settings_of(run, method), needs=method.needs, models=Models(frozen, method.contexts))
-    engine = Native(policy, max_rows=MOST_ROWS, trunk=learner.scorer.trunk)
+    learner = Learner(policy, settings_of(run, method), needs=method.needs, models=Models(frozen, method.contexts),
+                      compile=partial(compiled, run, library) if isinstance(library, Library) else None)
+    scorer = learner.scorer
+    engine = (Kernels(policy, scorer.compiled, max_rows=MOST_ROWS) if isinstance(scorer, KernelScorer)
+              else Native(policy, max_rows=MOST_ROWS, trunk=scorer.trunk))
     grader = Grader(task.verifier, run.rewards, workers=run.verify_workers, deadline=run.verify_deadline)
     sampler = Sampler(method, engine, grader, policy, prompts, sampling, prompts_per_step=run.prompts_per_step,
                       group_size=run.group_size, seed=run.seed, environment=task.environment, learner=learner,
                       context_limit=context)
-    return Job(run, folder, task, heldout, method, policy, learner, engine, sampler, grader, method.state(), sampling)
+    notes = [f"compiled kernels are not used: {library}"] if isinstance(library, str) and run.learner.compute == "auto" else []
+    return Job(run, folder, task, heldout, method, policy, learner, engine, sampler, grader, method.state(), sampling, notes)
+
+
+def kernels_of(run: Run, policy: Policy, device: str) -> Library | str:
+    """The compiled kernels to run a policy with, or why none are used. ConfigError: they were asked for and cannot be."""
+    wanted = run.learner.compute
+    if wanted == "modules":
+        return "compute=modules"
+    found: Library | str = "they are for processors" if device != "cpu" else unsupported(policy.model) or find()
+    if isinstance(found, str) and wanted == "kernels":
+        raise ConfigError(f"compute=kernels was asked for, but cannot be: {found}; take compute=auto or modules")
+    return found
+
+
+def compiled(run: Run, library: Library, model: PreTrainedModel) -> Compiled:
+    """A model in kernels, with the run's threads and number format."""
+    return Compiled(model, library, threads=run.learner.threads, narrow=run.learner.dtype == "bfloat16")
 
 
 def settings_of(run: Run, method: Method) -> Settings:
@@ -138,19 +166,24 @@ def settings_of(run: Run, method: Method) -> Settings:
                     temperature=run.sampling.temperature, precision=getattr(torch, own.dtype))
 
 
-def _filled(run: Run, task: Task, policy: Policy, device: str) -> Run:
+def _filled(run: Run, task: Task, policy: Policy, device: str, library: Library | str) -> Run:
     """The settings with everything that was left to the task, the model or the machine filled in."""
-    run = with_threads(run, sum(p.numel() for p in policy.model.parameters()))
-    torch.set_num_threads(run.learner.threads)
+    kernels, parameters = isinstance(library, Library), sum(p.numel() for p in policy.model.parameters())
+    run = with_threads(run, parameters, kernels)
+    torch.set_num_threads(run.learner.threads if parameters >= SMALL or not kernels else 1)
     template_name = run.template or task.template
     sampling = replace(run.sampling, max_tokens=run.sampling.max_tokens or task.max_tokens,
                        stop=run.sampling.stop or template(template_name).stop)
-    micro = run.learner.micro_tokens or (1024 if device == "cpu" else 16384)
-    learner = replace(run.learner, device=device, micro_tokens=micro)
+    micro = run.learner.micro_tokens or (16384 if device != "cpu" else 2048 if kernels else 1024)
+    dtype = run.learner.dtype
+    if dtype == "auto":
+        dtype = "bfloat16" if isinstance(library, Library) and library.kind.narrow else "float32"
+    learner = replace(run.learner, device=device, micro_tokens=micro, dtype=dtype)
     return replace(run, template=template_name, sampling=sampling, learner=learner)
 
 
 def meta(job: Job) -> Mapping[str, Any]:
     """What a run file says besides its settings: versions, the name of the equation, the device."""
     return {"groupwise": groupwise.__version__, "torch": torch.__version__, "transformers": transformers.__version__,
-            "objective": job.method.objective.hash, "device": str(job.learner.device)}
+            "objective": job.method.objective.hash, "device": str(job.learner.device), "threads": job.run.learner.threads,
+            "compute": job.learner.scorer.compiled.name if isinstance(job.learner.scorer, KernelScorer) else "modules"}

@@ -62,14 +62,18 @@ class LearnerSettings:
     grad_clip: float = 1.0
     """Largest norm of the gradient; 0: not clipped."""
     micro_tokens: int = 0
-    """Padded tokens of one forward and backward pass, a matter of memory and speed, never of the result; 0: 1024 on a processor
-    (measured fastest there), 16384 on a GPU."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Number format of the forward pass; the weights of the optimiser stay float32."""
+    """Tokens (padded, without kernels) of one forward and backward pass, a matter of memory and speed, never of the result;
+    0: 1024 on a processor, 2048 with kernels (measured fastest there), 16384 on a GPU."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Number format of the products; sums, and the weights of the optimiser, stay float32. auto: bfloat16 in kernels on a
+    processor that is fast at it, else float32."""
+    compute: Literal["auto", "kernels", "modules"] = "auto"
+    """Who runs the model on a processor: compiled kernels or the model's own modules. auto: kernels where they can be built and
+    cover the model (Llama, Qwen2, Qwen3, Mistral)."""
     device: str = "auto"
     """auto: a CUDA device if there is one, else the processor."""
     threads: int = 0
-    """Processor threads; 0: 1 for a small model, else all cores up to 16. The number chosen is saved with the run."""
+    """Processor threads; 0: with kernels all cores up to 16, else 1 for a small model. The number chosen is saved with the run."""
 
 
 @dataclass(frozen=True)
@@ -184,9 +188,9 @@ def resolved(run: Run) -> Run:
     return replace(run, name=run.name or re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{run.method}-{run.task}-{run.seed}").lstrip("-."))
 
 
-def with_threads(run: Run, parameters: int) -> Run:
-    """The run with its number of threads filled in, for a model of so many parameters."""
-    own = 1 if parameters < SMALL else min(cores(), MAX_THREADS)
+def with_threads(run: Run, parameters: int, kernels: bool = False) -> Run:
+    """The run with its number of threads filled in, for a model of so many parameters, run by kernels or not."""
+    own = 1 if parameters < SMALL and not kernels else min(cores(), MAX_THREADS)
     return replace(run, learner=replace(run.learner, threads=run.learner.threads or own))
 
 

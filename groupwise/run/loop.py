@@ -152,6 +152,8 @@ def _go(job: Job, start: int, sizes: dict[str, int] | None, problems: Sequence[s
         with job.grader, Console(job.run.steps) as console:
             if job.task.dropped:
                 console.say(f"{job.task.dropped} training prompts stand twice in the data and are used once")
+            for line in job.notes:
+                console.say(line)
             for line in arithmetic(job.run, len(job.task.train), job.method.update.steps):
                 console.say(line)
             if start:

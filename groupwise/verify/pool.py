@@ -21,6 +21,8 @@ from groupwise.errors import ConfigError, DataError, VerifierError
 from groupwise.verify import check_name
 from groupwise.verify.child import Child, GoneError, LateError
 
+AHEAD = 16
+"""Items that a worker is given at a time: it need not wait for the next one, and its time is still counted by the item."""
 _MOST_PROBLEMS = 200
 """Different messages that `Pool.problems` keeps apart."""
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
@@ -88,10 +90,19 @@ class Pool:
         todo = deque(range(len(items)))
 
         def serve(slot: int) -> None:
-            with contextlib.suppress(IndexError):
-                while True:
-                    index = todo.popleft()
-                    results[index] = self._one(slot, first + index, payloads[index], traces)
+            sent: deque[int] = deque()
+            while True:
+                with contextlib.suppress(IndexError):
+                    while len(sent) < AHEAD:
+                        sent.append(todo.popleft())
+                        self._send(slot, payloads[sent[-1]])
+                if not sent:
+                    return
+                index = sent.popleft()
+                results[index] = self._one(slot, first + index, traces)
+                if self._children[slot] is None:  # what else it was sent is another's to do
+                    todo.extendleft(reversed(sent))
+                    sent.clear()
 
         with self._lock:
             self._run(serve, min(len(self._children), len(items)), todo)
@@ -122,13 +133,18 @@ class Pool:
             finally:
                 todo.clear()  # an error or an interrupt ends the other workers' turns as well
 
-    def _one(self, slot: int, index: int, payload: bytes, traces: dict[int, str]) -> Graded:
-        """The result of one item; a worker that does not answer, or not sensibly, is discarded."""
+    def _send(self, slot: int, payload: bytes) -> None:
+        """Give a worker an item, after what it was given before; a worker that is gone is replaced."""
         child = self._children[slot]
         if child is None:
             self._children[slot] = child = self._start()
             self._wait_ready(slot)
         child.send(payload)
+
+    def _one(self, slot: int, index: int, traces: dict[int, str]) -> Graded:
+        """The result of the oldest item that a worker has; one that does not answer, or not sensibly, is discarded."""
+        child = self._children[slot]
+        assert child is not None
         try:
             line = child.receive(self.deadline)
         except LateError:

@@ -1,0 +1,263 @@
+"""The compiled model: a Hugging Face model's parameters, run by the kernels.
+
+Shapes and pointers are checked here; the kernels trust what they are given.
+"""
+
+import ctypes
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from groupwise.errors import ConfigError
+from groupwise.kernels.build import Library
+
+ARCHITECTURES = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "MistralForCausalLM")
+ROTATIONS = ("default", "linear", "llama3", "yarn")
+"""Rotary embeddings whose frequencies do not depend on the length of the sequence."""
+CHUNK_ROWS = 384
+"""Rows that a thread runs at a time: enough to spread the cost of reading the weights, few enough to stay in its cache."""
+
+_OUTER = ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight")
+_INNER = ("input_layernorm.weight", "self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight",
+          "self_attn.q_proj.bias", "self_attn.k_proj.bias", "self_attn.v_proj.bias", "self_attn.q_norm.weight",
+          "self_attn.k_norm.weight", "self_attn.o_proj.weight", "post_attention_layernorm.weight", "mlp.gate_proj.weight",
+          "mlp.up_proj.weight", "mlp.down_proj.weight")
+
+
+class _Shape(ctypes.Structure):
+    _fields_ = [*[(name, ctypes.c_int32) for name in (
+        "vocabulary", "hidden", "layers", "heads", "kv_heads", "head_size", "mlp", "qkv_bias", "head_norms", "tied")],
+        ("epsilon", ctypes.c_float)]
+
+
+class _Sequences(ctypes.Structure):
+    _fields_ = [("contexts", ctypes.c_int32), ("sequences", ctypes.c_int32), *[(name, ctypes.c_void_p) for name in (
+        "context_tokens", "context_starts", "context", "tokens", "begin", "end", "counted")]]
+
+
+class _Values(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_void_p) for name in ("logp", "entropy", "sum_p2", "hidden")]
+
+
+class _Wishes(ctypes.Structure):
+    _fields_ = [*[(name, ctypes.c_int32) for name in ("contexts", "rows", "max_tokens", "ends")],
+                *[(name, ctypes.c_void_p) for name in ("context_tokens", "context_starts", "context", "end_tokens", "streams")],
+                ("temperature", ctypes.c_float),
+                *[(name, ctypes.c_void_p) for name in ("tokens", "lengths", "logp", "done")]]
+
+
+def unsupported(model: PreTrainedModel) -> str | None:
+    """Why the kernels cannot run a model; None if they can."""
+    config = model.config
+    if type(model).__name__ not in ARCHITECTURES:
+        return f"{type(model).__name__} is none of {', '.join(ARCHITECTURES)}"
+    rotation = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    windows = any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or ())
+    if config.model_type == "mistral" and config.sliding_window is not None:
+        windows = True
+    if windows or config.hidden_act != "silu" or rotation not in ROTATIONS:
+        return f"attention windows, activation {config.hidden_act!r} or rotary embedding {rotation!r} are not covered"
+    names = set(dict(model.named_parameters()))
+    if odd := names - set(_names(config.num_hidden_layers)):
+        return f"it has parameters of its own, such as {min(odd)!r}"
+    if wrong := [name for name, p in model.named_parameters()
+                 if p.dtype != torch.float32 or p.device.type != "cpu" or not p.is_contiguous()]:
+        return f"its parameters must be contiguous fp32 in main memory ({wrong[0]!r} is not)"
+    if _head_size(model) % 2:
+        return "the size of its heads is odd"
+    return None
+
+
+def _names(layers: int) -> list[str]:
+    return [*_OUTER, *(f"model.layers.{i}.{name}" for i in range(layers) for name in _INNER)]
+
+
+def _head_size(model: PreTrainedModel) -> int:
+    return int(model.model.layers[0].self_attn.head_dim)
+
+
+@dataclass
+class Batch:
+    """Sequences to score, as flat arrays (int32): sequence i is tokens[begin[i]:end[i]] after contexts[context[i]].
+
+    Those of one context stand together. Results are wanted for tokens that are `counted` [t].
+    """
+
+    contexts: Sequence[Sequence[int]]
+    context: np.ndarray
+    tokens: np.ndarray
+    begin: np.ndarray
+    end: np.ndarray
+    counted: np.ndarray
+
+
+class Compiled:
+    """A model run by the kernels, in fp32 or (`narrow`) with bf16 products and fp32 sums. `threads` and `chunk_rows` decide the
+    order of sums, so equal ones give equal bits.
+
+    The model's parameters stay the master copy: `load` takes them over after each change. ConfigError: an unsupported model.
+    """
+
+    def __init__(self, model: PreTrainedModel, library: Library, *, threads: int = 1, narrow: bool | None = None,
+                 chunk_rows: int = CHUNK_ROWS) -> None:
+        if reason := unsupported(model):
+            raise ConfigError(f"the kernels cannot run this model: {reason}; take compute=modules")
+        self.model, self.library, self.threads = model, library, threads
+        self.narrow = library.kind.narrow if narrow is None else narrow
+        self.hidden, self.vocabulary = int(model.config.hidden_size), int(model.config.vocab_size)
+        own = dict(model.named_parameters())
+        self.parameters = [own.get(name) for name in _names(model.config.num_hidden_layers)]
+        self._lib = library.handle
+        _declare(self._lib)
+        rotary = model.model.rotary_emb
+        frequencies = rotary.inv_freq.detach().float().contiguous()
+        config = model.config
+        shape = _Shape(self.vocabulary, self.hidden, config.num_hidden_layers, config.num_attention_heads,
+                       config.num_key_value_heads, _head_size(model), config.intermediate_size,
+                       int("model.layers.0.self_attn.q_proj.bias" in own), int("model.layers.0.self_attn.q_norm.weight" in own),
+                       int("lm_head.weight" not in own), config.rms_norm_eps)
+        self._engine = self._made(self._lib.gw_create(
+            ctypes.byref(shape), ctypes.c_void_p(frequencies.data_ptr()), ctypes.c_float(rotary.attention_scaling),
+            int(self.narrow), threads, chunk_rows))
+        self.load()
+
+    def __del__(self) -> None:
+        if "_engine" in self.__dict__:
+            self._lib.gw_destroy(self._engine)
+
+    @property
+    def name(self) -> str:
+        """What decides the bits of a result: the kind of processor, the number format, the threads."""
+        return f"{self.library.kind.name}-{'bf16' if self.narrow else 'fp32'}-{self.threads}"
+
+    def load(self) -> None:
+        """Take over the parameters as they are now."""
+        self._done(self._lib.gw_load(self._engine, _pointers(self.parameters)))
+
+    # ---- scoring -----------------------------------------------------------------------------------------------------
+
+    def score(self, batch: Batch, *, temperature: float = 1.0, entropy: bool = False, sum_p2: bool = False, hidden: bool = False,
+              keep: bool = False) -> tuple[dict[str, Float[Tensor, "..."]], int | None]:
+        """Log-probs [t] of the counted tokens (others 0), what else is wanted, and a ticket for `backward` if it is to be kept."""
+        n = len(batch.tokens)
+        out = {"logp": torch.zeros(n)}
+        out |= {name: torch.zeros(n) for name, wanted in (("entropy", entropy), ("sum_p2", sum_p2)) if wanted}
+        out |= {"hidden": torch.zeros(n, self.hidden)} if hidden else {}
+        flat, starts = _flat(batch.contexts)
+        arrays = [flat, starts, *(np.ascontiguousarray(a, dtype=np.int32) for a in (batch.context, batch.tokens, batch.begin, batch.end)),
+                  np.ascontiguousarray(batch.counted, dtype=np.uint8)]
+        self._check(flat, np.diff(starts), arrays[3])
+        given = _Sequences(len(batch.contexts), len(batch.begin), *(a.ctypes.data for a in arrays))
+        ticket = self._made(self._lib.gw_score(self._engine, ctypes.byref(given), ctypes.c_float(temperature),
+                                               ctypes.byref(_values(out)), int(keep)))
+        return out, ticket if keep else None
+
+    def backward(self, ticket: int, slopes: dict[str, Tensor]) -> None:
+        """Add the gradient of sum(slopes * values) to the threads' sums; `slopes` by the names of the values, logp among them."""
+        self._done(self._lib.gw_backward(self._engine, ticket, ctypes.byref(_values(slopes))))
+
+    def drop(self, ticket: int) -> None:
+        """Give back what a ticket keeps."""
+        self._done(self._lib.gw_drop(self._engine, ticket))
+
+    def collect(self) -> None:
+        """Add the threads' sums to the parameters' `.grad`, in the order of the threads."""
+        for p in self.parameters:
+            if p is not None and p.grad is None:
+                p.grad = torch.zeros_like(p)
+        self._done(self._lib.gw_collect(self._engine, _pointers([p if p is None else p.grad for p in self.parameters])))
+
+    # ---- sampling ----------------------------------------------------------------------------------------------------
+
+    def sample(self, contexts: Sequence[Sequence[int]], context: Int[np.ndarray, " n"], streams: np.ndarray, *, max_tokens: int,
+               temperature: float, end_tokens: Sequence[int], stride: int = 0,
+               look: Callable[["Sampled"], None] | None = None) -> "Sampled":
+        """Complete contexts[context[i]] for every row; rows of one context stand together.
+
+        `look` is called every `stride` tokens; it may shorten a row's length, with done[i] = 1.
+        """
+        n = len(context)
+        made = Sampled(np.zeros((n, max_tokens), np.int32), np.zeros((n, max_tokens), np.float32), np.zeros(n, np.int32),
+                       np.zeros(n, np.uint8))
+        flat, starts = _flat(contexts)
+        self._check(flat, np.diff(starts), flat)
+        rows = np.ascontiguousarray(context, dtype=np.int32)
+        ends, keys = np.array(end_tokens, dtype=np.int32), np.ascontiguousarray(streams, dtype=np.uint64)
+        wishes = _Wishes(len(contexts), n, max_tokens, len(ends), flat.ctypes.data, starts.ctypes.data, rows.ctypes.data,
+                         ends.ctypes.data, keys.ctypes.data, temperature, made.tokens.ctypes.data, made.lengths.ctypes.data,
+                         made.logp.ctypes.data, made.done.ctypes.data)
+        sampler = self._made(self._lib.gw_sampler(self._engine, ctypes.byref(wishes)))
+        try:
+            for _ in range(0, max_tokens, stride or max_tokens):
+                self._done(self._lib.gw_sample(self._engine, sampler, stride or max_tokens))
+                if look is not None:
+                    look(made)
+                if made.done.all():
+                    break
+        finally:
+            self._done(self._lib.gw_sampler_end(self._engine, sampler))
+        return made
+
+    # ---- plumbing ----------------------------------------------------------------------------------------------------
+
+    def _check(self, context_tokens: np.ndarray, lengths: np.ndarray, tokens: np.ndarray) -> None:
+        if len(lengths) == 0 or lengths.min() < 1:
+            raise ConfigError("a sequence has an empty context: its first token has nothing to be predicted from; give the "
+                              "prompt at least one token (such as BOS)")
+        for ids in (context_tokens, tokens):
+            if len(ids) and not (0 <= ids.min() and ids.max() < self.vocabulary):
+                raise ConfigError(f"token ids must lie in [0, {self.vocabulary}), got {ids.min()} to {ids.max()}")
+
+    def _made(self, pointer: int | None) -> int:
+        if not pointer:
+            raise MemoryError(f"the kernels failed: {self._lib.gw_error().decode()}")
+        return pointer
+
+    def _done(self, code: int) -> None:
+        if code != 0:
+            raise MemoryError(f"the kernels failed: {self._lib.gw_error().decode()}")
+
+
+@dataclass
+class Sampled:
+    """Per row: tokens and log-probs [n, max_tokens], how many there are, and why it ended (1: an end token, 2: length)."""
+
+    tokens: np.ndarray
+    logp: np.ndarray
+    lengths: np.ndarray
+    done: np.ndarray
+
+
+def _declare(lib: ctypes.CDLL) -> None:
+    pointer, integer, number = ctypes.c_void_p, ctypes.c_int, ctypes.c_float
+    for name, result, arguments in (
+            ("gw_create", pointer, [pointer, pointer, number, integer, integer, integer]), ("gw_destroy", None, [pointer]),
+            ("gw_load", integer, [pointer, pointer]), ("gw_score", pointer, [pointer, pointer, number, pointer, integer]),
+            ("gw_backward", integer, [pointer, pointer, pointer]), ("gw_drop", integer, [pointer, pointer]),
+            ("gw_collect", integer, [pointer, pointer]), ("gw_sampler", pointer, [pointer, pointer]),
+            ("gw_sample", integer, [pointer, pointer, integer]), ("gw_sampler_end", integer, [pointer, pointer])):
+        function = getattr(lib, name)
+        function.restype, function.argtypes = result, arguments
+
+
+def _pointers(tensors: Sequence[Tensor | None]) -> Any:
+    return (ctypes.c_void_p * len(tensors))(*[None if t is None else t.data_ptr() for t in tensors])
+
+
+def _values(tensors: dict[str, Tensor]) -> _Values:
+    for name, t in tensors.items():
+        assert t.dtype == torch.float32, name
+        assert t.is_contiguous(), name
+    return _Values(*[tensors[name].data_ptr() if name in tensors else None for name in ("logp", "entropy", "sum_p2", "hidden")])
+
+
+def _flat(contexts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+    starts = np.zeros(len(contexts) + 1, dtype=np.int32)
+    np.cumsum([len(c) for c in contexts], out=starts[1:])
+    return np.fromiter((t for c in contexts for t in c), dtype=np.int32, count=int(starts[-1])), starts

@@ -1,0 +1,208 @@
+// The functions that library.py calls. A call that fails returns null or -1 and leaves its reason for gw_error.
+#include "sampling.h"
+
+#include <atomic>
+#include <memory>
+#include <string>
+
+namespace groupwise {
+
+static thread_local std::string error;
+
+struct Engine {
+  virtual ~Engine() = default;
+  virtual void load(const float* const* parameters) = 0;
+  virtual void* score(const Sequences& in, float temperature, const Values& out, bool keep) = 0;
+  virtual void backward(void* ticket, const Values& slopes) = 0;
+  virtual void drop(void* ticket) = 0;
+  virtual void collect(float* const* gradients) = 0;
+  virtual void* sampler(const Wishes& w) = 0;
+  virtual void sample(void* sampler, int steps) = 0;
+  virtual void end(void* sampler) = 0;
+};
+
+template <class T>
+class EngineOf : public Engine {
+ public:
+  EngineOf(const Shape& shape, const float* frequencies, float scale, int threads, int chunk_rows)
+      : model_(shape, frequencies, scale), threads_(threads), chunk_rows_(chunk_rows), rooms_(threads) {}
+
+  void load(const float* const* parameters) override {
+    std::atomic<int> next{0};
+    in_threads(threads_, [&](int t) {
+      for (int i; (i = next++) < model_.items();) model_.load(i, parameters, rooms_[t].big);
+    });
+  }
+
+  void* score(const Sequences& in, float temperature, const Values& out, bool keep) override {
+    int longest = 0;
+    for (int i = 0; i < in.sequences; i++) {
+      int c = in.context[i];
+      longest = std::max(longest, in.context_starts[c + 1] - in.context_starts[c] + in.end[i] - in.begin[i]);
+    }
+    model_.reach(longest);
+    auto ticket = std::make_unique<Ticket>();
+    ticket->temperature = temperature;
+    ticket->chunks = chunks_of<T>(in, chunk_rows_);
+    ticket->dealt = deal(ticket->chunks, threads_);
+    for (auto& chunk : ticket->chunks) chunk.kept = borrow();
+    in_threads(threads_, [&](int t) {
+      for (int c : ticket->dealt[t]) {
+        ticket->chunks[c].build(model_, in);
+        ticket->chunks[c].forward(model_, temperature, out, keep, rooms_[t]);
+      }
+    });
+    if (keep) return ticket.release();
+    drop(ticket.release());
+    return this;
+  }
+
+  void backward(void* given, const Values& slopes) override {
+    Ticket& ticket = *static_cast<Ticket*>(given);
+    while (int(gradients_.size()) < threads_) gradients_.push_back(std::make_unique<Gradients<T>>(model_));
+    in_threads(threads_, [&](int t) {
+      for (int c : ticket.dealt[t]) ticket.chunks[c].backward(model_, ticket.temperature, slopes, *gradients_[t], rooms_[t]);
+    });
+  }
+
+  void drop(void* given) override {
+    std::unique_ptr<Ticket> ticket(static_cast<Ticket*>(given));
+    for (auto& chunk : ticket->chunks) {
+      chunk.kept->reset();
+      spare_.push_back(chunk.kept);
+    }
+  }
+
+  // gradients[p] += what the threads have summed, in the order of the threads; their sums begin anew.
+  void collect(float* const* to) override {
+    if (gradients_.empty()) return;
+    const auto& places = gradients_[0]->places();
+    std::atomic<int> next{0};
+    in_threads(threads_, [&](int) {
+      for (int p; (p = next++) < int(places.size());) {
+        if (!to[p]) continue;
+        for (int r = 0; r < places[p].rows; r++)
+          for (auto& g : gradients_) {
+            float* from = g->values() + places[p].offset + size_t(r) * places[p].wide;
+            add(to[p] + size_t(r) * places[p].columns, from, places[p].columns);
+            std::fill_n(from, places[p].columns, 0.0f);
+          }
+      }
+    });
+  }
+
+  void* sampler(const Wishes& w) override {
+    if (sampling_) throw std::logic_error("another sampler is at work");
+    int longest = 0;
+    for (int c = 0; c < w.contexts; c++) longest = std::max(longest, w.context_starts[c + 1] - w.context_starts[c]);
+    model_.reach(longest + w.max_tokens);
+    auto found = std::make_unique<Shares>();
+    std::vector<int> at = cuts(w, threads_);
+    for (int t = 0; t < threads_; t++) found->push_back(std::make_unique<Sampler<T>>(model_, w, at[t], at[t + 1]));
+    sampling_ = true;
+    return found.release();
+  }
+
+  void sample(void* sampler, int steps) override {
+    Shares& shares = *static_cast<Shares*>(sampler);
+    in_threads(threads_, [&](int t) { shares[t]->run(steps, rooms_[t]); });
+  }
+
+  void end(void* sampler) override {
+    delete static_cast<Shares*>(sampler);
+    sampling_ = false;
+  }
+
+ private:
+  struct Ticket {
+    float temperature;
+    std::vector<Chunk<T>> chunks;
+    std::vector<std::vector<int>> dealt;
+  };
+  using Shares = std::vector<std::unique_ptr<Sampler<T>>>;
+
+  Arena* borrow() {
+    if (spare_.empty()) {
+      arenas_.push_back(std::make_unique<Arena>());
+      return arenas_.back().get();
+    }
+    Arena* found = spare_.back();
+    spare_.pop_back();
+    return found;
+  }
+
+  Model<T> model_;
+  int threads_, chunk_rows_;
+  bool sampling_ = false;
+  std::vector<Room> rooms_;
+  std::vector<std::unique_ptr<Gradients<T>>> gradients_;
+  std::vector<std::unique_ptr<Arena>> arenas_;
+  std::vector<Arena*> spare_;
+};
+
+template <class F>
+void* guarded(F f) {
+  try {
+    return f();
+  } catch (const std::exception& e) {
+    error = e.what();
+  } catch (...) {
+    error = "unknown failure";
+  }
+  return nullptr;
+}
+
+template <class F>
+int checked(F f) {
+  return guarded([&]() -> void* {
+           f();
+           return &error;
+         })
+             ? 0
+             : -1;
+}
+
+}  // namespace groupwise
+
+using namespace groupwise;
+
+extern "C" {
+
+const char* gw_error() { return error.c_str(); }
+
+// Whether this process may use what the library was built for: 0, or -1 and the reason.
+int gw_ready() {
+  return checked([] { prepare_process(); });
+}
+void* gw_create(const Shape* shape, const float* frequencies, float scale, int narrow, int threads, int chunk_rows) {
+  return guarded([&]() -> void* {
+    if (narrow) return static_cast<Engine*>(new EngineOf<bf16>(*shape, frequencies, scale, threads, chunk_rows));
+    return static_cast<Engine*>(new EngineOf<float>(*shape, frequencies, scale, threads, chunk_rows));
+  });
+}
+void gw_destroy(void* engine) { delete static_cast<Engine*>(engine); }
+int gw_load(void* engine, const float* const* parameters) {
+  return checked([&] { static_cast<Engine*>(engine)->load(parameters); });
+}
+void* gw_score(void* engine, const Sequences* in, float temperature, const Values* out, int keep) {
+  return guarded([&] { return static_cast<Engine*>(engine)->score(*in, temperature, *out, keep != 0); });
+}
+int gw_backward(void* engine, void* ticket, const Values* slopes) {
+  return checked([&] { static_cast<Engine*>(engine)->backward(ticket, *slopes); });
+}
+int gw_drop(void* engine, void* ticket) {
+  return checked([&] { static_cast<Engine*>(engine)->drop(ticket); });
+}
+int gw_collect(void* engine, float* const* gradients) {
+  return checked([&] { static_cast<Engine*>(engine)->collect(gradients); });
+}
+void* gw_sampler(void* engine, const Wishes* wishes) {
+  return guarded([&] { return static_cast<Engine*>(engine)->sampler(*wishes); });
+}
+int gw_sample(void* engine, void* sampler, int steps) {
+  return checked([&] { static_cast<Engine*>(engine)->sample(sampler, steps); });
+}
+int gw_sampler_end(void* engine, void* sampler) {
+  return checked([&] { static_cast<Engine*>(engine)->end(sampler); });
+}
+}
