@@ -69,15 +69,21 @@ def find(name: str = "") -> Library | str:
         if not (kind.name == name or (not name and kind.needs <= features())):
             continue
         try:
-            library = Library(kind, ctypes.CDLL(str(path := build(kind, compiler))), path)
+            library = opened(kind, build(kind, compiler))
         except (OSError, subprocess.SubprocessError) as error:
             problems.append(f"{kind.name}: {_reason(error)}")
             continue
-        library.handle.gw_error.restype = ctypes.c_char_p
         if library.handle.gw_ready() == 0:
             return library
         problems.append(f"{kind.name}: {library.handle.gw_error().decode()}")
     return "; ".join(problems) or f"no kind of kernels is named {name!r}"
+
+
+def opened(kind: Kind, path: Path) -> Library:
+    """A library from its file. OSError if it cannot be loaded."""
+    handle = ctypes.CDLL(str(path))
+    handle.gw_error.restype = ctypes.c_char_p
+    return Library(kind, handle, path)
 
 
 def build(kind: Kind, compiler: str, extra: tuple[str, ...] = (), folder: Path | None = None) -> Path:
@@ -92,8 +98,8 @@ def build(kind: Kind, compiler: str, extra: tuple[str, ...] = (), folder: Path |
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as room:
             made = Path(room, target.name)
-            subprocess.run([compiler, *flags, str(SOURCES / "api.cpp"), "-o", str(made)], check=True, capture_output=True, text=True,
-                           timeout=DEADLINE)
+            subprocess.run([compiler, *flags, str(SOURCES / "api.cpp"), "-o", str(made)], check=True, capture_output=True,
+                           text=True, timeout=DEADLINE)
             os.replace(made, target)  # whole or not at all, also when two processes build at once
     return target
 

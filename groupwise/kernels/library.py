@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -144,13 +144,14 @@ class Compiled:
 
     def score(self, batch: Batch, *, temperature: float = 1.0, entropy: bool = False, sum_p2: bool = False, hidden: bool = False,
               keep: bool = False) -> tuple[dict[str, Float[Tensor, "..."]], int | None]:
-        """Log-probs [t] of the counted tokens (others 0), what else is wanted, and a ticket for `backward` if it is to be kept."""
+        """Log-probs [t] of the counted tokens (others 0), what else is wanted, and with `keep` a ticket for `backward`."""
         n = len(batch.tokens)
         out = {"logp": torch.zeros(n)}
         out |= {name: torch.zeros(n) for name, wanted in (("entropy", entropy), ("sum_p2", sum_p2)) if wanted}
         out |= {"hidden": torch.zeros(n, self.hidden)} if hidden else {}
         flat, starts = _flat(batch.contexts)
-        arrays = [flat, starts, *(np.ascontiguousarray(a, dtype=np.int32) for a in (batch.context, batch.tokens, batch.begin, batch.end)),
+        whole = (batch.context, batch.tokens, batch.begin, batch.end)
+        arrays = [flat, starts, *(np.ascontiguousarray(a, dtype=np.int32) for a in whole),
                   np.ascontiguousarray(batch.counted, dtype=np.uint8)]
         self._check(flat, np.diff(starts), arrays[3])
         given = _Sequences(len(batch.contexts), len(batch.begin), *(a.ctypes.data for a in arrays))
@@ -211,7 +212,7 @@ class Compiled:
             raise ConfigError("a sequence has an empty context: its first token has nothing to be predicted from; give the "
                               "prompt at least one token (such as BOS)")
         for ids in (context_tokens, tokens):
-            if len(ids) and not (0 <= ids.min() and ids.max() < self.vocabulary):
+            if len(ids) and (ids.min() < 0 or ids.max() >= self.vocabulary):
                 raise ConfigError(f"token ids must lie in [0, {self.vocabulary}), got {ids.min()} to {ids.max()}")
 
     def _made(self, pointer: int | None) -> int:

@@ -32,7 +32,8 @@ class KernelScorer:
         """[t] of a micro-batch; entries that are not trained on are 0."""
         asked = {"entropy": want.entropy, "sum_p2": want.sum_p2, "hidden": want.hidden or self.value_head is not None}
         names = ["logp", *(name for name, wanted in asked.items() if wanted)]
-        out: dict[str, Tensor] = dict(zip(names, _Score.apply(self.anchor, self, _flat(batch), asked, torch.is_grad_enabled()), strict=True))
+        scored = _Score.apply(self.anchor, self, _flat(batch), asked, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
+        out: dict[str, Tensor] = dict(zip(names, scored, strict=True))
         hidden, values = out.pop("hidden", None), None
         if self.value_head is not None and hidden is not None:
             values = torch.where(batch.counted, self.value_head(hidden), 0.0)
@@ -40,7 +41,8 @@ class KernelScorer:
 
     def plan(self, batch: Batch, chosen: Sequence[int] | np.ndarray, micro_tokens: int) -> list[np.ndarray]:
         """Micro-batches of the chosen sequences, in their order: as many as have `micro_tokens` positions (or one sequence)."""
-        size, parts, filled = lengths(batch), [], micro_tokens
+        size, filled = lengths(batch), micro_tokens
+        parts: list[list[int]] = []
         for s in chosen:
             own = int(size[s])
             if parts and batch.contexts[s] == batch.contexts[parts[-1][-1]]:
@@ -89,7 +91,8 @@ class _Ticket:
     """What the kernels keep for a backward; given back even if the backward never comes."""
 
     def __init__(self, compiled: Compiled, number: int) -> None:
-        self.compiled, self.number = compiled, number
+        self.compiled = compiled
+        self.number: int | None = number
 
     def drop(self) -> None:
         if self.number is not None:
@@ -107,5 +110,5 @@ def _flat(batch: Batch) -> Flat:
     for s, context in enumerate(batch.contexts):
         by_context.setdefault(context, []).append(s)
     order = np.array([s for members in by_context.values() for s in members], dtype=np.int64)
-    context = np.repeat(np.arange(len(by_context)), [len(members) for members in by_context.values()])
-    return Flat(list(by_context), context, batch.tokens.numpy(), starts[order], starts[order + 1], batch.counted.numpy())
+    which = np.repeat(np.arange(len(by_context)), [len(members) for members in by_context.values()])
+    return Flat(list(by_context), which, batch.tokens.numpy(), starts[order], starts[order + 1], batch.counted.numpy())

@@ -73,7 +73,8 @@ class LearnerSettings:
     device: str = "auto"
     """auto: a CUDA device if there is one, else the processor."""
     threads: int = 0
-    """Processor threads; 0: with kernels all cores up to 16, else 1 for a small model. The number chosen is saved with the run."""
+    """Processor threads; 0: 1 for a small model without kernels, else all cores up to 16. The number chosen is saved with the
+    run."""
 
 
 @dataclass(frozen=True)
