@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import PreTrainedModel
 
 import groupwise
 from groupwise.core import named
@@ -22,7 +21,7 @@ from groupwise.errors import ConfigError, nearest
 from groupwise.kernels.build import Library, find
 from groupwise.kernels.library import Compiled, unsupported
 from groupwise.learner.compiled import KernelScorer
-from groupwise.learner.learner import Learner, Models, Settings
+from groupwise.learner.learner import Compile, Learner, Models, Settings
 from groupwise.methods import METHODS
 from groupwise.methods.method import Method
 from groupwise.methods.update import Minibatches, Once
@@ -117,7 +116,7 @@ def assemble(run: Run, folder: Path, weights: Path | None = None) -> Job:
     task = make(run.task, run.task_args)
     device, base = device_of(run), (folder / "base" if (folder / "base").is_dir() else base_of(run))
     policy = load(weights or base, device=device)
-    library = kernels_of(run, policy, device)
+    library = kernels_of(run.learner.compute, policy, device)
     run = _filled(run, task, policy, device, library)
     sampling = Sampling(run.sampling.max_tokens, run.sampling.temperature, stop=run.sampling.stop)
     context = context_limit(policy.model.config) or 2**31
@@ -130,10 +129,8 @@ def assemble(run: Run, folder: Path, weights: Path | None = None) -> Job:
     prompts = fill(task.train, policy.tokenizer, run.template, limit)
     heldout = fill(task.heldout[: run.eval_prompts], policy.tokenizer, run.template, limit)
     learner = Learner(policy, settings_of(run, method), needs=method.needs, models=Models(frozen, method.contexts),
-                      compile=partial(compiled, run, library) if isinstance(library, Library) else None)
-    scorer = learner.scorer
-    engine = (Kernels(policy, scorer.compiled, max_rows=MOST_ROWS) if isinstance(scorer, KernelScorer)
-              else Native(policy, max_rows=MOST_ROWS, trunk=scorer.trunk))
+                      compile=compiler(library, run.learner.threads, run.learner.dtype))
+    engine = engine_of(policy, learner.scorer.compiled if isinstance(learner.scorer, KernelScorer) else None)
     grader = Grader(task.verifier, run.rewards, workers=run.verify_workers, deadline=run.verify_deadline)
     sampler = Sampler(method, engine, grader, policy, prompts, sampling, prompts_per_step=run.prompts_per_step,
                       group_size=run.group_size, seed=run.seed, environment=task.environment, learner=learner,
@@ -142,9 +139,8 @@ def assemble(run: Run, folder: Path, weights: Path | None = None) -> Job:
     return Job(run, folder, task, heldout, method, policy, learner, engine, sampler, grader, method.state(), sampling, notes)
 
 
-def kernels_of(run: Run, policy: Policy, device: str) -> Library | str:
-    """The compiled kernels to run a policy with, or why none are used. ConfigError: they were asked for and cannot be."""
-    wanted = run.learner.compute
+def kernels_of(wanted: str, policy: Policy, device: str) -> Library | str:
+    """The compiled kernels to run a policy with, or why none are used. ConfigError: they are `wanted` and cannot be."""
     if wanted == "modules":
         return "compute=modules"
     found: Library | str = "they are for processors" if device != "cpu" else unsupported(policy.model) or find()
@@ -153,9 +149,17 @@ def kernels_of(run: Run, policy: Policy, device: str) -> Library | str:
     return found
 
 
-def compiled(run: Run, library: Library, model: PreTrainedModel) -> Compiled:
-    """A model in kernels, with the run's threads and number format."""
-    return Compiled(model, library, threads=run.learner.threads, narrow=run.learner.dtype == "bfloat16")
+def compiler(library: Library | str, threads: int, dtype: str) -> Compile | None:
+    """What puts a model into the kernels, with these threads and this number format (auto: the fast one); None without any."""
+    if isinstance(library, str):
+        return None
+    narrow = library.kind.narrow if dtype == "auto" else dtype == "bfloat16"
+    return partial(Compiled, library=library, threads=threads, narrow=narrow)
+
+
+def engine_of(policy: Policy, compiled: Compiled | None) -> Native:
+    """The engine that samples from a policy, by kernels if it is in them."""
+    return Kernels(policy, compiled, max_rows=MOST_ROWS) if compiled is not None else Native(policy, max_rows=MOST_ROWS)
 
 
 def settings_of(run: Run, method: Method) -> Settings:

@@ -7,9 +7,9 @@ the last bits differ.
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -26,10 +26,14 @@ from groupwise.objective.batch import pack
 from groupwise.objective.credit import Advantage
 from groupwise.objective.objective import Objective
 from groupwise.objective.terms import Supervised
+from groupwise.run.assemble import compiler, engine_of, kernels_of
+from groupwise.run.config import MAX_THREADS, Words, cores
 from groupwise.run.disk import write_json
 from groupwise.run.evaluate import evaluate
 from groupwise.run.grade import Grader
+from groupwise.run.toml import plain
 from groupwise.tasks import DEMONSTRATIONS, make
+from groupwise.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,12 @@ class Warmup:
     """Learning rate at its highest: it rises for 100 steps, then falls linearly."""
     floor: float = 0.2
     """The share of the learning rate that it never falls below: a policy that is not annealed has more left to learn."""
+    task_args: Words = field(default_factory=dict)
+    """Arguments of the task and of its demonstrations, such as kmin=10 kmax=15."""
+    start: str = ""
+    """Folder of a policy to go on from; empty: a random one, of the sizes below."""
+    family: str = "qwen2"
+    """Architecture of a random policy: llama, qwen2, qwen3, ..."""
     hidden: int = 256
     """Width of the policy."""
     layers: int = 4
@@ -58,8 +68,10 @@ class Warmup:
     """Width of the feed-forward blocks."""
     seed: int = 0
     """Seed of the weights and of the demonstrations."""
-    threads: int = 1
-    """Processor threads."""
+    threads: int = 0
+    """Processor threads; 0: all cores up to 16 with kernels, else 1."""
+    compute: Literal["auto", "kernels", "modules"] = "auto"
+    """Who runs the model: compiled kernels, where they can be built, or the model's own modules."""
 
 
 OBJECTIVE = Objective(credit_by=Advantage(), terms=(Supervised(aggregate=TokenMean()),))
@@ -71,34 +83,45 @@ def warmup(settings: Warmup, *, every: int = 50) -> Path:
         raise ConfigError(f"{settings.out} exists already: choose another --out, or remove it")
     if settings.task not in DEMONSTRATIONS:
         raise ConfigError(f"task {settings.task!r} has no demonstrations; {nearest(settings.task, DEMONSTRATIONS)}")
-    torch.set_num_threads(settings.threads)
-    tokenizer = character_tokenizer()
-    policy = policy_of(random_policy(tokenizer, hidden=settings.hidden, layers=settings.layers, heads=settings.heads,
-                                     kv_heads=max(1, settings.heads // 2), mlp=settings.mlp, seed=settings.seed), tokenizer)
+    policy = load(settings.start) if settings.start else _random(settings)
+    tokenizer, library = policy.tokenizer, kernels_of(settings.compute, policy, "cpu")
+    threads = settings.threads or (1 if isinstance(library, str) else min(cores(), MAX_THREADS))
+    torch.set_num_threads(threads if isinstance(library, str) else 1)
+    compile = compiler(library, threads, "auto")
     learner = Learner(policy, Settings(lr=settings.lr, schedule="linear", warmup_steps=min(100, settings.steps // 4),
                                        total_steps=settings.steps, floor=settings.floor, weight_decay=0.01, betas=(0.9, 0.98),
-                                       micro_tokens=1024))
-    heldout = frozenset(p.text for p in make(settings.task, {}).heldout)
+                                       micro_tokens=1024 if isinstance(library, str) else 2048),
+                      compile=compile)
+    args, task = plain(settings.task_args), make(settings.task, plain(settings.task_args))
+    heldout = frozenset(p.text for p in task.heldout)
     traces = (_trace(encode(tokenizer, "none", prompt), (*encode(tokenizer, "none", completion), policy.eos_ids[0]), i)
-              for i, (prompt, completion) in enumerate(DEMONSTRATIONS[settings.task](settings.seed, exclude=heldout)))
+              for i, (prompt, completion) in enumerate(DEMONSTRATIONS[settings.task](settings.seed, exclude=heldout, **args)))
     for step in range(settings.steps):
         batch = pack(list(_fill(traces, settings.tokens)), default="unknown")
         stats = learner.gradients(OBJECTIVE.weigh(batch), OBJECTIVE) | learner.apply()
         if step % every == 0 or step == settings.steps - 1:
             print(f"step {step}: loss {stats['loss']:.4f}, gradient norm {stats['grad_norm']:.3f}", flush=True)
     save(policy, settings.out, torch.bfloat16)
-    found = measure(load(settings.out), settings.task)
+    saved = load(settings.out)
+    found = measure(engine_of(saved, compile(saved.model) if compile else None), task)
     write_json(settings.out / "warmup.json", {"settings": asdict(settings) | {"out": settings.out.name}, "measured": found})
     greedy = found["greedy"]["value"]
     print(f"greedy {greedy:.1%}, pass@1 {found['pass@1']:.1%}, pass@8 {found['pass@8']:.1%} on held-out prompts")
     return settings.out
 
 
-def measure(policy: Policy, task_name: str, *, prompts: int = 200, seed: int = 0) -> dict[str, Any]:
+def _random(settings: Warmup) -> Policy:
+    tokenizer = character_tokenizer()
+    return policy_of(random_policy(tokenizer, family=settings.family, hidden=settings.hidden, layers=settings.layers,
+                                   heads=settings.heads, kv_heads=max(1, settings.heads // 2), mlp=settings.mlp,
+                                   seed=settings.seed), tokenizer)
+
+
+def measure(engine: Native, task: Task, *, prompts: int = 200, seed: int = 0) -> dict[str, Any]:
     """Held-out greedy accuracy with its interval, and pass@1 and pass@8 of samples at temperature 1 on the first prompts."""
-    task = make(task_name, {})
+    policy = engine.policy
     heldout = fill(task.heldout, policy.tokenizer, task.template, 2**31)
-    sampling, engine = Sampling(max_tokens=task.max_tokens), Native(policy)
+    sampling = Sampling(max_tokens=task.max_tokens)
     with Grader(task.verifier) as grader:
         grade = grader.answers(policy)
         greedy = evaluate(engine, heldout, grade, sampling.greedy(), seed=seed)
