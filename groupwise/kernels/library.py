@@ -225,6 +225,13 @@ class Compiled:
             raise MemoryError(f"the kernels failed: {self._lib.gw_error().decode()}")
 
 
+def peak(library: Library, *, narrow: bool, threads: int, m: int = 96, n: int = 512, k: int = 512, repeats: int = 2000) -> float:
+    """Floating-point operations a second that the kernels' own products reach on this machine: what other rates compare with."""
+    function = library.handle.gw_peak
+    function.restype = ctypes.c_double
+    return float(function(int(narrow), m, n, k, repeats, threads))
+
+
 @dataclass
 class Sampled:
     """Per row: tokens and log-probs [n, max_tokens], how many there are, and why it ended (1: an end token, 2: length)."""

@@ -2,6 +2,7 @@
 #include "sampling.h"
 
 #include <atomic>
+#include <chrono>
 #include <memory>
 #include <string>
 
@@ -43,7 +44,7 @@ class EngineOf : public Engine {
     model_.reach(longest);
     auto ticket = std::make_unique<Ticket>();
     ticket->temperature = temperature;
-    ticket->chunks = chunks_of<T>(in, chunk_rows_);
+    ticket->chunks = chunks_of<T>(in, chunk_rows_, threads_);
     ticket->dealt = deal(ticket->chunks, threads_);
     for (auto& chunk : ticket->chunks) chunk.kept = borrow();
     in_threads(threads_, [&](int t) {
@@ -140,6 +141,23 @@ class EngineOf : public Engine {
   std::vector<Arena*> spare_;
 };
 
+template <class T>
+double peak(int m, int n, int k, int repeats, int threads) {
+  k = round_up(k, 32), n = round_up(n, 32);
+  std::vector<double> seconds(threads);
+  in_threads(threads, [&](int t) {
+    Arena arena;
+    T* a = arena.zeros<T>(size_t(m) * k);
+    float* c = arena.get<float>(size_t(m) * n);
+    Panels<T> b = panels<T>(arena, k, n);
+    pack(a, k, std::min(m, k), std::min(n, k), b);
+    auto begin = std::chrono::steady_clock::now();
+    for (int i = 0; i < repeats; i++) gemm(a, k, m, b, n / WIDTH, k, c, n, false);
+    seconds[t] = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  });
+  return 2.0 * m * n * k * repeats * threads / *std::max_element(seconds.begin(), seconds.end());
+}
+
 template <class F>
 void* guarded(F f) {
   try {
@@ -173,6 +191,12 @@ const char* gw_error() { return error.c_str(); }
 // Whether this process may use what the library was built for: 0, or -1 and the reason.
 int gw_ready() {
   return checked([] { prepare_process(); });
+}
+// Floating-point operations a second of products [m, k] x [k, n] that stay in the cache, all threads together; -1: failed.
+double gw_peak(int narrow, int m, int n, int k, int repeats, int threads) {
+  double rate = -1;
+  checked([&] { rate = narrow ? peak<bf16>(m, n, k, repeats, threads) : peak<float>(m, n, k, repeats, threads); });
+  return rate;
 }
 void* gw_create(const Shape* shape, const float* frequencies, float scale, int narrow, int threads, int chunk_rows) {
   return guarded([&]() -> void* {

@@ -129,7 +129,8 @@ class Sampler {
   template <class Which, class At>
   void scatter(int n, Which which, At at, Room& room) {
     const Sizes& s = m_.shape;
-    int most = std::max(32, (1 << 19) / s.vocabulary_wide());
+    int most = std::max(32, (1 << 19) / s.vocabulary_wide());  // rows whose logits exist at a time
+    std::vector<Partial> parts;
     for (int from = 0; from < n; from += most) {
       int count = std::min(most, n - from), vocabulary = s.vocabulary_wide();
       room.big.reset();
@@ -140,7 +141,11 @@ class Sampler {
       m_.head.apply(normed, count, logits);
       for (int k = 0; k < count; k++) {
         float* logp = logits + size_t(k) * vocabulary;
-        log_softmax(logp, s.vocabulary, w_.temperature > 0 ? w_.temperature : 1.0f);
+        parts.clear();
+        for (int w = 0; w < s.vocabulary; w += SLICE)
+          parts.push_back(partial(logp + w, std::min(SLICE, s.vocabulary - w), w_.temperature > 0 ? 1.0f / w_.temperature : 1.0f));
+        float lse = combine(parts.data(), int(parts.size())).lse;
+        for (int w = 0; w < s.vocabulary; w++) logp[w] -= lse;
         take(which(from + k), logp, work);
       }
     }

@@ -170,20 +170,28 @@ struct Chunk {
   }
 };
 
-// Cut into chunks of about `most` rows; a context is repeated where its sequences need several. A function of the lengths alone.
+// Cut into chunks of about `most` rows, at least one for each thread if there are enough sequences. A context is repeated where
+// its sequences need several chunks, but not before they have as many rows as itself. A function of lengths and threads alone.
 template <class T>
-std::vector<Chunk<T>> chunks_of(const Sequences& in, int most) {
-  std::vector<Chunk<T>> chunks;
-  for (int i = 0; i < in.sequences; i++) {
-    int c = in.context[i], length = in.context_starts[c + 1] - in.context_starts[c], own = in.end[i] - in.begin[i] - 1;
-    bool fresh = chunks.empty() || chunks.back().pieces.back().context != c;
-    int more = own + (fresh ? length : 0);
-    if (chunks.empty() || chunks.back().size + more > most) chunks.emplace_back(), fresh = true, more = own + length;
-    if (fresh) chunks.back().pieces.push_back({c, i, i});
-    chunks.back().pieces.back().last = i + 1;
-    chunks.back().size += more;
-  }
-  return chunks;
+std::vector<Chunk<T>> chunks_of(const Sequences& in, int most, int threads) {
+  auto cut = [&](auto limit) {
+    std::vector<Chunk<T>> chunks;
+    for (int i = 0; i < in.sequences; i++) {
+      int c = in.context[i], length = in.context_starts[c + 1] - in.context_starts[c], own = in.end[i] - in.begin[i] - 1;
+      bool fresh = chunks.empty() || chunks.back().pieces.back().context != c;
+      int more = own + (fresh ? length : 0);
+      if (chunks.empty() || chunks.back().size + more > limit(length)) chunks.emplace_back(), fresh = true, more = own + length;
+      if (fresh) chunks.back().pieces.push_back({c, i, i});
+      chunks.back().pieces.back().last = i + 1;
+      chunks.back().size += more;
+    }
+    return chunks;
+  };
+  auto chunks = cut([&](int length) { return std::max(most, 2 * length); });
+  if (int(chunks.size()) >= threads) return chunks;
+  int own = 0;
+  for (int i = 0; i < in.sequences; i++) own += in.end[i] - in.begin[i];
+  return cut([&](int length) { return length + (own + threads - 1) / threads; });
 }
 
 // Which thread does which chunk: the longest first, each to the thread with the least to do.
