@@ -66,13 +66,14 @@ def measure(point: dict[str, Any]) -> dict[str, float]:
     engine = engine_of(policy, learner.scorer.compiled if isinstance(learner.scorer, KernelScorer) else None)
     contexts = [tuple(3 + fold(i, t) % 20 for t in range(point["context"])) for i in range(point["prompts"])]
     sampling = Sampling(max_tokens=point["tokens"])
-    requests = [Request(Context(c), tuple(fold(7, i, j) for j in range(point["group"])), sampling) for i, c in enumerate(contexts)]
+    requests = [Request(Context(c), tuple(fold(7, i, j) for j in range(point["group"])), sampling)
+                for i, c in enumerate(contexts)]
     generate = median(lambda: engine.generate(requests))
     groups = []
     for i, (context, some) in enumerate(zip(contexts, engine.generate(requests), strict=True)):
         prompt = Prompt(f"p{i}", "", 1, tokens=context)
-        rollouts = tuple(Rollout(Episode(prompt, (Turn(Context(context), c),)), Verdict(j % 2 == 0), (Component("r", float(j % 2)),))
-                         for j, c in enumerate(some))
+        episodes = [Episode(prompt, (Turn(Context(context), c),)) for c in some]
+        rollouts = tuple(Rollout(e, Verdict(j % 2 == 0), (Component("r", float(j % 2)),)) for j, e in enumerate(episodes))
         groups.append(Group(f"g{i}", prompt, rollouts))
     objective = METHODS["dr_grpo"](max_tokens=point["tokens"]).objective
     batch = pack(groups)
@@ -90,8 +91,8 @@ def sweep(name: str, compute: str, threads: int) -> list[dict[str, float]]:
     rows = []
     for change in SWEEPS[name][1]:
         point = {**BASE, **change, "compute": compute, "threads": threads}
-        done = subprocess.run([sys.executable, __file__, "--point", json.dumps(point)], capture_output=True, text=True, timeout=600,
-                              env={**os.environ, "OMP_NUM_THREADS": "1"})
+        done = subprocess.run([sys.executable, __file__, "--point", json.dumps(point)], capture_output=True, text=True,
+                              timeout=600, env={**os.environ, "OMP_NUM_THREADS": "1"})
         if done.returncode != 0:
             raise SystemExit(f"{name} {change} failed:\n{done.stderr[-2000:]}")
         rows.append({"size": next(iter(change.values())), **json.loads(done.stdout.splitlines()[-1])})

@@ -2,165 +2,197 @@
 
     python bench/trl_side.py JOB.json RESULT.json
 
-JOB holds: model (folder), train and heldout (lists of {prompt, answer}), steps, prompts, group, max_tokens, lr, seed, threads,
-eval_every (0: never), stop_at (held-out accuracy that ends the run), seconds (training time that ends it), loss, dtype.
-Prompts are taken in the given order. RESULT holds seconds of every step and phase, tokens, the accuracy curve against the
-training clock (evaluations excluded) and the largest resident memory.
+It knows nothing of the package beside it. JOB holds: model (folder), train and heldout (lists of {prompt, answer}; train in the
+order of use), steps, prompts, group, max_tokens, lr, betas, grad_clip, weight_decay, seed, threads, eval_every (0: never), check
+(how many completions of the untrained policy to show), pause (wait for a line on standard input after every evaluation but the
+last: "stop" ends the run). RESULT, written anew at every evaluation, holds per step the seconds of step, generation, reward and
+train (forward, backward, clipping, optimiser) and the tokens generated; the held-out accuracy against the training clock, which
+stands still in evaluations and pauses; and `at`, what it is doing. Without evaluations it is written anew at every step.
 """
 
 import json
 import logging
+import os
 import re
-import resource
 import sys
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from torch.utils.data import SequentialSampler
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-LAST_INTEGER = re.compile(r"-?\d+(?!.*\d)", re.DOTALL)
+INTEGER = re.compile(r"(?:(?<![\w)\]}])[-−+])?[0-9]+")
+"""A minus behind a digit or a bracket is an operator, not a sign."""
+EVAL_BATCH = 256
 
 
 def correct(text: str, answer: int, ended: bool) -> bool:
     """The task's rule: the completion ended by itself and its last integer is the answer."""
-    found = LAST_INTEGER.search(text)
-    return ended and found is not None and int(found.group()) == answer
+    found = INTEGER.findall(text)
+    return ended and bool(found) and int(found[-1].replace("−", "-")) == answer
+
+
+class Policy:
+    """Model and tokenizer, with what the reward and the evaluation need: verdicts of tokens, and completions."""
+
+    def __init__(self, folder: str, max_tokens: int) -> None:
+        self.tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, padding_side="left")
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        self.max_tokens = max_tokens
+
+    def verdict(self, tokens: list[int], answer: int) -> bool:
+        """Whether a completion, with its end token if it has one, is right."""
+        eos = self.tokenizer.eos_token_id
+        text = self.tokenizer.decode([t for t in tokens if t != eos], skip_special_tokens=True)
+        return correct(text, answer, eos in tokens)
+
+    @torch.no_grad()
+    def complete(self, prompts: list[str], **sampling: Any) -> tuple[list[list[int]], list[list[int]]]:
+        """The tokens of the prompts, and completions up to and with their end token."""
+        eos, ids, made = self.tokenizer.eos_token_id, [], []
+        for i in range(0, len(prompts), EVAL_BATCH):
+            inputs = self.tokenizer(prompts[i:i + EVAL_BATCH], return_tensors="pt", padding=True, return_token_type_ids=False)
+            out = self.model.generate(**inputs, max_new_tokens=self.max_tokens, **sampling)
+            ids += [row[mask.bool()].tolist() for row, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)]
+            for row in out[:, inputs["input_ids"].shape[1]:].tolist():
+                made.append(row[:row.index(eos) + 1] if eos in row else row)
+        return ids, made
 
 
 class Timed(GRPOTrainer):
-    """GRPOTrainer that notes how long its phases take."""
+    """GRPOTrainer that notes when its phases begin and end."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.now: dict[str, float] = {}
-        super().__init__(*args, **kwargs)
-
-    def _timed(self, name: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        began = time.perf_counter()
-        out = call(*args, **kwargs)
-        self.now[name] = self.now.get(name, 0.0) + time.perf_counter() - began
-        return out
+    seconds: dict[str, float]
+    ready = 0.0
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
-        return self._timed("generation", super()._generate_single_turn, *args, **kwargs)
+        began = time.perf_counter()
+        out = super()._generate_single_turn(*args, **kwargs)
+        self.seconds["generation"] = time.perf_counter() - began
+        return out
+
+    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Any:
+        began = time.perf_counter()
+        out = super()._calculate_rewards(*args, **kwargs)
+        self.seconds["reward"] = time.perf_counter() - began
+        return out
 
     def _prepare_inputs(self, *args: Any, **kwargs: Any) -> Any:
-        return self._timed("inputs", super()._prepare_inputs, *args, **kwargs)
-
-    def training_step(self, *args: Any, **kwargs: Any) -> Any:
-        """Inputs, forward and backward of one step."""
-        return self._timed("training_step", super().training_step, *args, **kwargs)
-
-    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
-        """The prompts as they come, each `group` times in a row (the data set repeats them)."""
-        return SequentialSampler(self.train_dataset)
+        """All of generation and reward happens in here; what follows is training."""
+        out = super()._prepare_inputs(*args, **kwargs)
+        self.ready = time.perf_counter()
+        return out
 
 
 class Watch(TrainerCallback):
-    """Notes steps, evaluates, and ends the run."""
+    """Notes steps, evaluates, pauses, and ends the run."""
 
-    def __init__(self, job: dict, tokenizer: PreTrainedTokenizerFast) -> None:
-        self.job, self.tokenizer = job, tokenizer
-        self.steps: list[dict] = []
-        self.curve: list[dict] = []
+    def __init__(self, job: dict[str, Any], policy: Policy, out: Path) -> None:
+        self.job, self.policy, self.out = job, policy, out
+        self.result: dict[str, Any] = {"steps": [], "curve": [], "torch": torch.__version__, "threads": torch.get_num_threads()}
         self.clock = 0.0
         self.trainer: Timed | None = None
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Evaluate the base policy."""
+        assert self.trainer is not None
         if self.job["eval_every"]:
-            self.evaluate(model, 0)
+            self.evaluate(0)
+        self.trainer.seconds = {}
         self.began = time.perf_counter()
 
-    def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """The optimiser's clock starts (gradients are clipped already)."""
-        self.optimizer = time.perf_counter()
-
     def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """And stops."""
-        self.optimizer = time.perf_counter() - self.optimizer
+        """The end of training, of which clipping and the optimiser are part."""
+        assert self.trainer is not None
+        self.trainer.seconds["train"] = time.perf_counter() - self.trainer.ready
 
-    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> Any:
-        """One line for the step; an evaluation if it is due."""
-        seconds, now = time.perf_counter() - self.began, self.trainer.now
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        """One row for the step; an evaluation if it is due."""
+        assert self.trainer is not None
+        seconds = time.perf_counter() - self.began
         self.clock += seconds
-        self.steps.append({"step": seconds, "generation": now["generation"],
-                           "train": now["training_step"] - now["inputs"] + self.optimizer, "tokens": now["tokens"],
-                           "reward": now["reward"]})
-        self.trainer.now = {}
-        done = self.clock > self.job["seconds"]
-        if self.job["eval_every"] and (state.global_step % self.job["eval_every"] == 0 or done):
-            done |= self.evaluate(model, state.global_step) >= self.job["stop_at"]
-        control.should_training_stop |= done
+        self.result["steps"].append({"step": seconds, **self.trainer.seconds})
+        self.trainer.seconds = {}
+        last, every = state.global_step == self.job["steps"], self.job["eval_every"]
+        if every and (last or state.global_step % every == 0):
+            self.evaluate(state.global_step)
+            if self.job["pause"] and not last:
+                self.write(f"paused after {state.global_step}")
+                control.should_training_stop |= sys.stdin.readline().strip() == "stop"
+                self.write("running")
+        if not every:
+            self.write("running")
         self.began = time.perf_counter()
         return control
 
-    @torch.no_grad()
-    def evaluate(self, model: Any, step: int) -> float:
-        """Greedy accuracy on the held-out prompts, in batches of 256."""
+    def evaluate(self, step: int) -> None:
+        """Greedy accuracy on the held-out prompts."""
+        began, rows, model = time.perf_counter(), self.job["heldout"], self.policy.model
         model.eval()
-        right = tokens = 0
-        rows, eos = self.job["heldout"], self.tokenizer.eos_token_id
-        for i in range(0, len(rows), 256):
-            some = rows[i:i + 256]
-            inputs = self.tokenizer([r["prompt"] for r in some], return_tensors="pt", padding=True, padding_side="left",
-                                    add_special_tokens=False, return_token_type_ids=False)
-            made = model.generate(**inputs, max_new_tokens=self.job["max_tokens"], do_sample=False)
-            for row, ids in zip(some, made[:, inputs["input_ids"].shape[1]:].tolist(), strict=True):
-                ended = eos in ids
-                ids = ids[:ids.index(eos)] if ended else ids
-                tokens += len(ids)
-                right += correct(self.tokenizer.decode(ids), row["answer"], ended)
+        _, made = self.policy.complete([row["prompt"] for row in rows], do_sample=False)
         model.train()
-        self.curve.append({"step": step, "seconds": self.clock, "value": right / len(rows), "n": len(rows),
-                           "length": tokens / len(rows)})
-        print(json.dumps(self.curve[-1]), flush=True)
-        return right / len(rows)
+        right = sum(self.policy.verdict(tokens, row["answer"]) for tokens, row in zip(made, rows, strict=True))
+        self.result["curve"].append({"step": step, "seconds": self.clock, "value": right / len(rows), "n": len(rows),
+                                     "length": sum(map(len, made)) / len(made), "evaluate": time.perf_counter() - began})
+        self.write("running")
+
+    def reward(self, answer: list[int], completion_ids: list[list[int]], **kwargs: Any) -> list[float]:
+        """1 or 0 for each completion."""
+        assert self.trainer is not None
+        self.trainer.seconds["tokens"] = float(sum(map(len, completion_ids)))
+        return [float(self.policy.verdict(tokens, gold)) for tokens, gold in zip(completion_ids, answer, strict=True)]
+
+    def write(self, at: str) -> None:
+        """The result so far, whole or not at all."""
+        self.result["at"] = at
+        made = self.out.with_suffix(".part")
+        made.write_text(json.dumps(self.result))
+        os.replace(made, self.out)
+
+
+def config(job: dict[str, Any], folder: Path) -> GRPOConfig:
+    """Dr. GRPO on a processor in fp32, one optimiser step a batch; nothing is logged or saved."""
+    size = job["prompts"] * job["group"]
+    return GRPOConfig(
+        output_dir=str(folder), loss_type="dr_grpo", scale_rewards="none", beta=0.0, num_generations=job["group"],
+        per_device_train_batch_size=size, gradient_accumulation_steps=1, steps_per_generation=1, num_iterations=1,
+        max_completion_length=job["max_tokens"], temperature=1.0, top_k=0, top_p=1.0, learning_rate=job["lr"],
+        lr_scheduler_type="constant", warmup_steps=0, adam_beta1=job["betas"][0], adam_beta2=job["betas"][1],
+        weight_decay=job["weight_decay"], max_grad_norm=job["grad_clip"], max_steps=job["steps"], use_cpu=True, bf16=False,
+        fp16=False, gradient_checkpointing=False, report_to=[], logging_strategy="no", save_strategy="no", disable_tqdm=True,
+        seed=job["seed"], dataloader_pin_memory=False, shuffle_dataset=False, mask_truncated_completions=False)
+
+
+def check(policy: Policy, rows: list[dict[str, Any]], n: int) -> list[dict[str, Any]]:
+    """Completions of the untrained policy at temperature 1 with this side's verdicts, for the other side to compare."""
+    chosen = [rows[i % len(rows)] for i in range(n)]
+    ids, made = policy.complete([row["prompt"] for row in chosen], do_sample=True, temperature=1.0, top_k=0, top_p=1.0)
+    return [{"prompt": row["prompt"], "answer": row["answer"], "prompt_ids": given, "ids": tokens,
+             "correct": policy.verdict(tokens, row["answer"])}
+            for row, given, tokens in zip(chosen, ids, made, strict=True)]
 
 
 def main() -> None:
     """Read the job, train, write the result."""
-    job = json.loads(Path(sys.argv[1]).read_text())
+    job, out = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
     torch.set_num_threads(job["threads"])
+    torch.manual_seed(job["seed"])
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(job["model"])
-    model = AutoModelForCausalLM.from_pretrained(job["model"], dtype=torch.float32)
-    size = job["prompts"] * job["group"]
-    rows = [row for row in job["train"] for _ in range(job["group"])]
-    watch = Watch(job, tokenizer)
-
-    def reward(answer: list[int], completion_ids: list[list[int]], **kwargs: Any) -> list[float]:
-        eos = tokenizer.eos_token_id
-        watch.trainer.now["tokens"] = sum(map(len, completion_ids))
-        found = [correct(tokenizer.decode([t for t in ids if t != eos]), gold, eos in ids)
-                 for ids, gold in zip(completion_ids, answer, strict=True)]
-        watch.trainer.now["reward"] = sum(found) / len(found)
-        return [float(x) for x in found]
-
-    config = GRPOConfig(
-        output_dir=str(Path(sys.argv[2]).with_suffix(".trl")), loss_type=job["loss"],
-        scale_rewards="none" if job["loss"] == "dr_grpo" else "group", beta=0.0, num_generations=job["group"],
-        per_device_train_batch_size=size, gradient_accumulation_steps=1, steps_per_generation=1, num_iterations=1,
-        max_completion_length=job["max_tokens"], temperature=1.0, top_k=0, top_p=1.0, learning_rate=job["lr"],
-        lr_scheduler_type="constant", warmup_steps=0, adam_beta1=0.9, adam_beta2=0.999, weight_decay=0.0, max_grad_norm=1.0,
-        max_steps=job["steps"], use_cpu=True, bf16=job["dtype"] == "bfloat16", fp16=False, gradient_checkpointing=False,
-        report_to=[], logging_steps=1, save_strategy="no", disable_tqdm=True, seed=job["seed"], dataloader_pin_memory=False,
-        shuffle_dataset=False, mask_truncated_completions=False)
-    trainer = Timed(model=model, reward_funcs=reward, args=config, processing_class=tokenizer, callbacks=[watch],
-                    train_dataset=Dataset.from_list(rows))
+    policy = Policy(job["model"], job["max_tokens"])
+    watch = Watch(job, policy, out)
+    if job["check"]:
+        watch.result["check"] = check(policy, job["heldout"], job["check"])
+    trainer = Timed(model=policy.model, reward_funcs=watch.reward, args=config(job, out.with_suffix(".trl")),
+                    processing_class=policy.tokenizer, callbacks=[watch], train_dataset=Dataset.from_list(job["train"]))
     watch.trainer = trainer
     trainer.remove_callback(PrinterCallback)
     trainer.train()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    Path(sys.argv[2]).write_text(json.dumps({"steps": watch.steps, "curve": watch.curve, "memory_mb": peak,
-                                             "torch": torch.__version__}))
+    watch.write("done")
 
 
 if __name__ == "__main__":

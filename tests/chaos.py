@@ -41,6 +41,7 @@ SCENARIOS = {
     "dr_grpo": {},
     "dapo": {"method": "dapo", "task": "run_tasks:parity", "updates_per_batch": 2},
     "grpo": {"method": "grpo", "method_args": {"kl": 0.1}, "updates_per_batch": 2, "schedule": "cosine"},
+    "workers": {"workers": 2},
 }
 
 

@@ -6,10 +6,12 @@ import numpy as np
 
 from groupwise.core.services import MethodState
 from groupwise.methods.method import Method
+from groupwise.methods.update import Minibatches
 from groupwise.objective.aggregate import TokenMean
 from groupwise.objective.batch import Column
+from groupwise.objective.credit import Advantage, Gae
 from groupwise.objective.objective import Objective
-from groupwise.objective.terms import Policy
+from groupwise.objective.terms import Entropy, Policy, ValueLoss
 
 
 class Remembering(MethodState):
@@ -49,3 +51,14 @@ class AgainstMemory:
 def remembering() -> Method:
     """Credit from a state."""
     return Method(Objective(AgainstMemory(), (Policy(aggregate=TokenMean()),)), state=Remembering)
+
+
+def reaching() -> Method:
+    """Losses that reach over the whole optimiser step, and a rule that cannot be pickled."""
+    terms = (Policy(aggregate=TokenMean(), reach="step"), Entropy(coef=0.1))
+    return Method(Objective(Advantage(), terms), admit=(lambda group: None,))
+
+
+def critic() -> Method:
+    """A value head that is trained along, by several optimiser steps."""
+    return Method(Objective(Gae(), (Policy(aggregate=TokenMean()), ValueLoss(coef=0.5))), update=Minibatches(2))

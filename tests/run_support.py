@@ -30,5 +30,5 @@ def tiny_run(model: Path, name: str = "tiny", **changes: Any) -> Run:
     given = {"train": 64, "heldout": 16} | ({"kmin": 2, "kmax": 3} if changes.get("task", "reduce") == "reduce" else {})
     run = Run(name=name, task_args=given, method="dr_grpo", rewards=(REWARD,), model=str(model), steps=2, prompts_per_step=4,
               group_size=4, eval_every=0, checkpoint_every=0, sampling=SamplingSettings(max_tokens=8),
-              learner=LearnerSettings(lr=3e-3, threads=1, device="cpu", compute="modules"), verify_deadline=60.0)
+              learner=LearnerSettings(lr=3e-3, threads=1, workers=1, device="cpu", compute="modules"), verify_deadline=60.0)
     return replace(run, **changes, learner=replace(run.learner, **learner))

@@ -18,26 +18,30 @@ def made(*turns):
     return list(sequences(Episode(Prompt("p", "", None), turns)))
 
 
+def spread(runs):
+    return [value for value, n in runs for _ in range(n)]
+
+
 def test_an_append_only_episode_is_one_sequence():
     first = turn((10, 11), [-1.0, -2.0], context=(1, 2))
     second = turn((20,), [-3.0], context=(1, 2, 10, 11, 5, 6))
     third = turn((30, 31), [-4.0, -5.0], context=(1, 2, 10, 11, 5, 6, 20))
     row, = made(first, second, third)
     assert row.context.tokens == (1, 2)
-    assert row.tokens.tolist() == [10, 11, 5, 6, 20, 30, 31]
-    assert row.author == ("policy", "policy", OUTSIDE, OUTSIDE, "policy", "policy", "policy")
-    assert row.behaviour.tolist() == [DEFAULT, DEFAULT, NONE, NONE, DEFAULT, DEFAULT, DEFAULT]
+    assert row.tokens == (10, 11, 5, 6, 20, 30, 31,)
+    assert spread(row.author) == ["policy", "policy", OUTSIDE, OUTSIDE, "policy", "policy", "policy"]
+    assert spread(row.behaviour) == [DEFAULT, DEFAULT, NONE, NONE, DEFAULT, DEFAULT, DEFAULT]
     np.testing.assert_array_equal(row.engine_logp, [-1.0, -2.0, math.nan, math.nan, -3.0, -4.0, -5.0])
-    assert row.segment.tolist() == [0, 0, 1, 1, 1, 2, 2]
-    assert row.version.tolist() == [-1] * 7
+    assert spread(row.segment) == [0, 0, 1, 1, 1, 2, 2]
+    assert spread(row.version) == [-1] * 7
 
 
 def test_a_rewritten_history_begins_a_new_sequence():
     first, second = turn((10, 11), context=(1, 2)), turn((20,), context=(1, 2, 10, 99))
     rows = made(first, second)
     assert [r.context.tokens for r in rows] == [(1, 2), (1, 2, 10, 99)]
-    assert [r.tokens.tolist() for r in rows] == [[10, 11], [20]]
-    assert [r.segment.tolist() for r in rows] == [[0, 0], [1]]
+    assert [list(r.tokens) for r in rows] == [[10, 11], [20]]
+    assert [spread(r.segment) for r in rows] == [[0, 0], [1]]
 
 
 def test_a_context_shorter_than_what_came_before_is_rewritten():
@@ -46,8 +50,8 @@ def test_a_context_shorter_than_what_came_before_is_rewritten():
 
 def test_appending_goes_on_after_a_rewrite():
     rows = made(turn((10,), context=(1,)), turn((20,), context=(9,)), turn((30,), context=(9, 20, 7)))
-    assert [r.tokens.tolist() for r in rows] == [[10], [20, 7, 30]]
-    assert [r.segment.tolist() for r in rows] == [[0], [1, 2, 2]]
+    assert [list(r.tokens) for r in rows] == [[10], [20, 7, 30]]
+    assert [spread(r.segment) for r in rows] == [[0], [1, 2, 2]]
 
 
 def test_a_training_context_of_its_own_is_trained_under():
@@ -57,18 +61,18 @@ def test_a_training_context_of_its_own_is_trained_under():
     assert [r.context.tokens for r in rows] == [(1, 2), (1, 2, 77, 10, 11, 5)]
     follows = turn((20,), context=(1, 2, 10, 11, 5))
     row, = made(hinted, follows)
-    assert row.tokens.tolist() == [10, 11, 5, 20]
+    assert row.tokens == (10, 11, 5, 20,)
 
 
 def test_an_explicit_training_context_always_begins_a_sequence():
     rows = made(turn((10,), context=(1,)), turn((20,), context=(1, 10), train_context=Context((1, 10))))
-    assert [(r.context.tokens, r.tokens.tolist()) for r in rows] == [((1,), [10]), ((1, 10), [20])]
+    assert [(r.context.tokens, list(r.tokens)) for r in rows] == [((1,), [10]), ((1, 10), [20])]
 
 
 def test_turns_without_tokens_are_left_out():
     row, = made(turn((10,), context=(1,)), turn((), context=(1, 10, 5)), turn((20,), context=(1, 10, 5, 6)))
-    assert row.tokens.tolist() == [10, 5, 6, 20]
-    assert row.segment.tolist() == [0, 2, 2, 2]
+    assert row.tokens == (10, 5, 6, 20,)
+    assert spread(row.segment) == [0, 2, 2, 2]
     assert made(turn(())) == []
     assert made() == []
 
@@ -77,9 +81,9 @@ def test_spans_and_versions_become_tags():
     spans = (Span(0, 1, "hint", "none"), Span(1, 3, "policy", "old"))
     completion = Completion((10, 11, 12), (-1.0,) * 3, versions=(VersionSpan(0, 2, 4), VersionSpan(2, 3, 5)))
     row, = made(Turn(Context((1,)), completion, spans), turn((20,), context=(1, 10, 11, 12, 6)))
-    assert row.author == ("hint", "policy", "policy", OUTSIDE, "policy")
-    assert row.behaviour.tolist() == [NONE, OLD, OLD, NONE, DEFAULT]
-    assert row.version.tolist() == [4, 4, 5, -1, -1]
+    assert spread(row.author) == ["hint", "policy", "policy", OUTSIDE, "policy"]
+    assert spread(row.behaviour) == [NONE, OLD, OLD, NONE, DEFAULT]
+    assert spread(row.version) == [4, 4, 5, -1, -1]
 
 
 def test_extras_are_carried_where_every_turn_has_them():
@@ -105,13 +109,14 @@ def test_no_token_is_lost_or_seen_twice(data):
         turns.append(turn(tokens, context=context, train_context=Context(context) if data.draw(st.booleans()) else None))
         context = (*context, *tokens, *(500 + next(count) for _ in range(data.draw(st.integers(0, 2)))))
     rows = made(*turns)
-    trained = [t for r in rows for t, b in zip(r.tokens.tolist(), r.behaviour, strict=True) if b != NONE]
+    trained = [t for r in rows for t, b in zip(r.tokens, spread(r.behaviour), strict=True) if b != NONE]
     assert trained == [t for one in turns for t in one.completion.tokens]
     for row in rows:
-        assert len({len(x) for x in (row.tokens, row.author, row.behaviour, row.engine_logp, row.version, row.segment)}) == 1
-        seen = [*row.context.tokens, *row.tokens.tolist()]
-        for index in set(row.segment.tolist()):  # every turn reads what its training context says
-            last = int(np.flatnonzero(row.segment == index)[-1]) + 1 + len(row.context.tokens)
+        tags = [spread(runs) for runs in (row.author, row.behaviour, row.version, row.segment)]
+        assert {len(row.tokens), len(row.engine_logp)} == {len(x) for x in tags}
+        seen = [*row.context.tokens, *row.tokens]
+        for index in set(tags[-1]):  # every turn reads what its training context says
+            last = int(np.flatnonzero(np.array(tags[-1]) == index)[-1]) + 1 + len(row.context.tokens)
             one = turns[index]
             assert tuple(seen[:last]) == one.trained_under.tokens + one.completion.tokens
 
@@ -120,4 +125,4 @@ def test_no_token_is_lost_or_seen_twice(data):
 def test_segments_name_the_turns(cut):
     second = turn((20, 21), context=(1, 10), train_context=Context((1, 10)) if cut else None)
     rows = made(turn((10,), context=(1,)), second)
-    assert [i for r in rows for i in r.segment.tolist()] == [0, 1, 1]
+    assert [i for r in rows for i in spread(r.segment)] == [0, 1, 1]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from groupwise.core.keyed import fold, generator, uniforms, word
+from groupwise.core.keyed import fold, folds, generator, uniforms, word
 
 MANY = 10_000
 WORDS = st.one_of(st.integers(-(2**63), 2**64 - 1), st.text(max_size=8))
@@ -89,3 +89,10 @@ def test_generators_of_equal_keys_agree_and_of_others_do_not():
 
 KNOWN_FOLDS = [7394372837949153228, 9672475392221035855]
 KNOWN_UNIFORMS = [0.9536124512436687, 0.3572360056688271]
+
+
+@settings(deadline=None)
+@given(before=st.lists(WORDS, max_size=3), each=st.lists(WORDS, min_size=1, max_size=5), after=st.lists(WORDS, max_size=3))
+def test_many_keys_fold_as_one_by_one(before, each, after):
+    words = np.array([word(part) for part in each], dtype=np.uint64)
+    assert folds(*before, words, *after).tolist() == [fold(*before, part, *after) for part in each]

@@ -6,11 +6,13 @@ import torch
 from learner_support import autograd, each, exact, gradient, groups_of, learner_of, logits_of, logp_of, packed, relative
 from run_support import tiny_policy
 
+from groupwise.learner import forward
 from groupwise.learner.learner import Models
 from groupwise.methods import METHODS
 from groupwise.methods.update import Minibatches
 from groupwise.objective import levels
 from groupwise.objective.aggregate import TokenMean, UnitMean
+from groupwise.objective.batch import pack
 from groupwise.objective.credit import Advantage, Gae, GroupMean
 from groupwise.objective.objective import Objective
 from groupwise.objective.terms import Entropy, Policy, Term, ValueLoss
@@ -226,6 +228,18 @@ def test_half_precision_gives_nearly_the_same_gradient():
         found.append(gradient(learner, batch, objective)[0])
     assert float(torch.cosine_similarity(found[0], found[1], dim=0)) > 0.99
     assert not torch.equal(found[0], found[1])
+
+
+@pytest.mark.parametrize(("precision", "longest", "expected"), [
+    (torch.bfloat16, 512, "eager"), (torch.bfloat16, 8, "sdpa"), (torch.float32, 512, "sdpa")])
+def test_attention_is_written_out_for_short_rows_in_half_precision(precision, longest, expected, monkeypatch):
+    monkeypatch.setattr(forward, "EAGER", longest)
+    learner, seen = learner_of(precision=precision), set()
+    model = learner.policy.model
+    model.get_input_embeddings().register_forward_hook(lambda *_: seen.add(model.config._attn_implementation))
+    learner.logprobs(pack(groups_of(2)), [], frozenset({"old"}))
+    assert seen == {expected}
+    assert model.config._attn_implementation == "sdpa"
 
 
 def test_a_value_head_learns_the_returns():

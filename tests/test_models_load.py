@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from groupwise.errors import ConfigError
 from groupwise.models.build import character_tokenizer, random_policy
-from groupwise.models.load import Policy, load, policy_of, save
+from groupwise.models.load import Policy, attention, load, policy_of, save
 
 TOKENIZER = character_tokenizer()
 
@@ -100,3 +100,13 @@ def test_a_policy_never_has_dropout_on():
     policy = tiny()
     policy.model.train()
     assert not any(module.training for module in policy_of(policy.model, TOKENIZER).model.modules())
+
+
+def test_attention_is_another_one_for_a_while():
+    model, ids = tiny().model, torch.tensor([[3, 4, 5], [6, 7, 0]])
+    mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
+    fused = model(ids, attention_mask=mask).logits[mask.bool()]
+    with attention(model, "eager"):
+        assert model.config._attn_implementation == "eager"
+        torch.testing.assert_close(model(ids, attention_mask=mask).logits[mask.bool()], fused)
+    assert model.config._attn_implementation == "sdpa"

@@ -7,7 +7,7 @@ from objectives_support import OBJECTIVES, group, ragged, rollout, tensor, turn
 
 from groupwise.core.rollout import Component
 from groupwise.errors import ObjectiveError
-from groupwise.objective.batch import Column, pack, trained_tokens
+from groupwise.objective.batch import Column, pack
 from groupwise.objective.credit import (
     Advantage,
     BatchMean,
@@ -22,6 +22,7 @@ from groupwise.objective.credit import (
     TurnReward,
 )
 from groupwise.objective.objective import Objective
+from groupwise.objective.scored import scored
 from groupwise.objective.terms import Policy
 
 
@@ -200,7 +201,7 @@ def test_gae_against_a_loop(seed, gamma, lam):
     dirty = np.where(trained, critic, np.nan)
     found = credited(Gae(gamma, lam), case.groups, {"values": dirty})
     rewards = [r.reward for g in case.groups for r in g.rollouts]
-    expected = gae_by_loop(rewards, trained_tokens(batch), critic[trained], gamma, lam)
+    expected = gae_by_loop(rewards, scored(case.groups, batch, {}).length, critic[trained], gamma, lam)
     np.testing.assert_allclose(found["advantage"].values[trained], expected, rtol=1e-10, atol=1e-12)
     np.testing.assert_allclose(found["returns"].values[trained], expected + critic[trained], rtol=1e-10, atol=1e-12)
 
@@ -214,7 +215,7 @@ def test_lengths_count_an_episode_s_trained_tokens_over_its_sequences():
     for seed in range(4):
         case = ragged(seed)
         expected = [r.episode.length for g in case.groups for r in g.rollouts]
-        assert trained_tokens(case.batch()).tolist() == expected
+        assert scored(case.groups, case.batch(), {}).length.tolist() == expected
 
 
 def test_credit_is_counted_once_per_episode_however_it_is_cut():

@@ -124,6 +124,20 @@ def test_scan(direction, masked, case, gamma, window):
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("window", [None, 1, 37, 64, 150])
+@pytest.mark.parametrize("direction", ["prefix", "suffix"])
+def test_scan_over_long_cells(direction, window):
+    random = np.random.default_rng(0)
+    x, ids, mask = random.normal(size=300), random.integers(0, 3, 300), random.random(300) < 0.8
+    found = both(levels.scan, x, ids, 3, direction, gamma=0.97, window=window, mask=mask)
+    np.testing.assert_allclose(found, scanned(x, ids, direction, mask, 0.97, window), rtol=1e-12, atol=1e-12)
+
+
+def test_what_is_not_finite_stays_in_its_cell():
+    found = both(levels.scan, np.array([np.nan, 1.0, np.inf, 2.0]), np.array([0, 1, 0, 1]), 2, "prefix", gamma=0.5)
+    np.testing.assert_array_equal(found, [np.nan, 1.0, np.nan, 2.5])
+
+
 @pytest.mark.parametrize("window", [None, 2])
 @settings(max_examples=10, deadline=None)
 @given(case=ragged(), direction=st.sampled_from(["prefix", "suffix"]))

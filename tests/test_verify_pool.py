@@ -108,6 +108,23 @@ def test_items_that_kill_the_worker_abstain_and_the_others_go_on(reward):
         assert kinds(grade(pool, "exit")) == [CRASH]
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_a_lost_worker_was_given_ahead_is_done_by_others(reward, workers):
+    texts = ["right"] * 200
+    texts[20] = texts[90] = "exit"
+    texts[50] = "hang"
+    with Pool(reward(HOSTILE), workers=workers, deadline=1.0) as pool:
+        found = kinds(grade(pool, *texts))
+    assert found == [{"exit": CRASH, "hang": TIMEOUT}.get(text, GOOD) for text in texts]
+
+
+def test_long_replies_pass(reward):
+    path = reward("def reward(completion, answer): return {completion * 100_000: 1.0, 'b': 2.0}")
+    with Pool(path, deadline=20.0) as pool:
+        graded = grade(pool, "a", "bc")
+    assert [g.components[0].name for g in graded] == ["a" * 100_000, "bc" * 100_000]
+
+
 def test_printing_and_reading_do_not_touch_the_protocol(reward):
     with Pool(reward(HOSTILE), deadline=20.0) as pool:
         assert kinds(grade(pool, "print", "right", "read")) == [(False, "mismatch"), GOOD, (False, "mismatch")]

@@ -47,6 +47,19 @@ def fold(*key: int | str) -> int:
     return state
 
 
+def folds(*key: int | str | UInt64[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
+    """`fold` of n keys at once: a part is one for all of them, or an array of their words.
+
+    >>> folds(7, np.array([1, 2], dtype=np.uint64)).tolist() == [fold(7, 1), fold(7, 2)]
+    True
+    """
+    state = np.zeros(1, dtype=np.uint64)
+    for part in key:
+        words = part if isinstance(part, np.ndarray) else np.array([word(part)], dtype=np.uint64)
+        state = _mix(state + _GOLDEN + _mix(words))
+    return state
+
+
 def uniforms(streams: UInt64[np.ndarray, " n"], position: int | UInt64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
     """One number in [0, 1) per stream at a position, with 53 bits.
 

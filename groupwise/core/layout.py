@@ -10,12 +10,14 @@ them are `groupwise.objective.levels`.
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Int64
 
 from groupwise.errors import ObjectiveError, nearest
 
+Label = TypeVar("Label", bound=Hashable)
 Ids = Int64[np.ndarray, " _"]  # any length: one layout holds several
 UNITS = ("token", "segment", "sequence", "episode", "group")
 
@@ -35,8 +37,7 @@ class Key:
         >>> Key.of("segment", ["a", "b", "a"]).ids.tolist()
         [0, 1, 0]
         """
-        cells: dict[Hashable, int] = {}
-        ids = np.array([cells.setdefault(label, len(cells)) for label in labels], dtype=np.int64)
+        ids, cells = _numbered(labels)
         return Key(unit, ids, len(cells))
 
 
@@ -50,6 +51,7 @@ class Layout:
     group: Ids  # of each episode
     groups: int
     keys: Mapping[str, Key] = field(default_factory=lambda: MappingProxyType({}))
+    _firsts: dict[tuple[str, str], Ids] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def size(self, unit: str) -> int:
         """How many units of this level, or cells of this key, there are."""
@@ -66,32 +68,33 @@ class Layout:
         low, high = self._level(child), self._level(parent)
         if low > high:
             raise ObjectiveError(f"a {child} does not lie in one {parent}: ask for the ids the other way round")
-        ids = np.arange(self.size(child), dtype=np.int64)
-        for parents in (self.segment, self.sequence, self.episode, self.group)[low:high]:
-            ids = parents[ids]
+        parents = (self.segment, self.sequence, self.episode, self.group)[low:high]
+        ids = parents[0] if parents else np.arange(self.size(child), dtype=np.int64)
+        for above in parents[1:]:
+            ids = above[ids]
         return ids
 
     def first_token(self, unit: str, child: str = "token") -> Ids:
         """The place of each unit's first token (or other child), plus the total: slices for units in a row."""
-        counts = np.bincount(self.ids(child, unit), minlength=self.size(unit))
-        return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        if (unit, child) not in self._firsts:  # asked for once a micro-batch: counting all tokens each time would be quadratic
+            counts = np.bincount(self.ids(child, unit), minlength=self.size(unit))
+            self._firsts[unit, child] = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        return self._firsts[unit, child]
 
     def take(self, sequences: Sequence[int] | np.ndarray) -> tuple["Layout", dict[str, Ids]]:
         """The layout of some sequences (in this order), and for every level and key the old ids of what is kept."""
         chosen = np.asarray(sequences, dtype=np.int64)
-        kept = {"sequence": chosen, "segment": _runs(self.first_token("sequence", "segment"), chosen),
-                "token": _runs(self.first_token("sequence"), chosen)}
-        kept["episode"] = _distinct(self.episode[chosen])
-        kept["group"] = _distinct(self.group[kept["episode"]])
-        keys = {name: Key.of(key.unit, key.ids[kept[key.unit]].tolist()) for name, key in self.keys.items()}
-        kept |= {name: _distinct(key.ids[kept[key.unit]]) for name, key in self.keys.items()}
-        layout = Layout(
-            segment=_renumber(self.segment[kept["token"]], kept["segment"]),
-            sequence=_renumber(self.sequence[kept["segment"]], chosen),
-            episode=_renumber(self.episode[chosen], kept["episode"]),
-            group=_renumber(self.group[kept["episode"]], kept["group"]),
-            groups=len(kept["group"]), keys=keys)
-        return layout, kept
+        segments, sequence = _children(self.first_token("sequence", "segment"), chosen)
+        tokens, segment = _children(self.first_token("segment"), segments)
+        episode, episodes = _numbered(self.episode[chosen].tolist())
+        kept = {"token": tokens, "segment": segments, "sequence": chosen, "episode": np.array(episodes, dtype=np.int64)}
+        group, groups = _numbered(self.group[kept["episode"]].tolist())
+        kept["group"] = np.array(groups, dtype=np.int64)
+        keys = {}
+        for name, key in self.keys.items():
+            ids, cells = _numbered(key.ids[kept[key.unit]].tolist())
+            keys[name], kept[name] = Key(key.unit, ids, len(cells)), np.array(cells, dtype=np.int64)
+        return Layout(segment, sequence, episode, group, len(groups), keys), kept
 
     def _level(self, unit: str) -> int:
         if unit not in UNITS:
@@ -99,18 +102,14 @@ class Layout:
         return UNITS.index(unit)
 
 
-def _distinct(ids: Ids) -> Ids:
-    """The distinct ids in order of first appearance."""
-    return np.array(list(dict.fromkeys(ids.tolist())), dtype=np.int64)
+def _numbered(labels: Sequence[Label]) -> tuple[Ids, list[Label]]:
+    """Numbers of equal labels in the order of their first appearance, and the different labels."""
+    cells = {label: i for i, label in enumerate(dict.fromkeys(labels))}
+    return np.array([cells[label] for label in labels], dtype=np.int64), list(cells)
 
 
-def _runs(starts: Ids, chosen: Ids) -> Ids:
-    """The places of the children of the chosen units, whose children lie one after the other."""
-    return np.concatenate([np.arange(starts[i], starts[i + 1]) for i in chosen] or [chosen]).astype(np.int64)
-
-
-def _renumber(ids: Ids, kept: Ids) -> Ids:
-    """Positions of `ids` in `kept`."""
-    place = np.zeros(int(kept.max()) + 1 if len(kept) else 0, dtype=np.int64)
-    place[kept] = np.arange(len(kept))
-    return place[ids]
+def _children(starts: Ids, chosen: Ids) -> tuple[Ids, Ids]:
+    """The places of the children of the chosen units, whose children lie one after the other, and which chosen unit has each."""
+    counts = starts[chosen + 1] - starts[chosen]
+    parents = np.repeat(np.arange(len(chosen)), counts)
+    return np.arange(len(parents)) + (starts[chosen] - np.cumsum(counts) + counts)[parents], parents

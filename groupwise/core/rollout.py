@@ -152,7 +152,11 @@ class Turn:
     @property
     def trained(self) -> int:
         """How many tokens are trained on."""
-        return sum(s.end - s.start for s in self.tiles if s.behaviour != "none")
+        n = len(self.completion.tokens)
+        for span in self.spans:
+            if span.behaviour == "none":
+                n -= span.end - span.start
+        return n
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +189,7 @@ class Episode:
     @property
     def unaided(self) -> bool:
         """Whether the policy made it alone, as itself: every token its own, under the prompt's own context."""
-        alone = all(t.train_context is None and t.context.source == "prompt" and all(s.author == "policy" for s in t.tiles)
+        alone = all(t.train_context is None and t.context.source == "prompt" and all(s.author == "policy" for s in t.spans)
                     for t in self.turns)
         return alone and self.policy == self.role == "policy"
 

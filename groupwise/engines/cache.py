@@ -29,6 +29,7 @@ class RowLayer(DynamicLayer):  # type: ignore[misc]
     def __init__(self, capacity: int) -> None:
         super().__init__()
         self.capacity, self.length = capacity, 0
+        self.place: Tensor | None = None
         self.is_initialized = False
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
@@ -39,11 +40,23 @@ class RowLayer(DynamicLayer):  # type: ignore[misc]
             self.keys = key_states.new_empty(rows, heads, self.capacity, size)
             self.values = value_states.new_empty(rows, heads, self.capacity, value_states.shape[-1])
             self.is_initialized = True
+        if self.place is not None:
+            self.keys.index_copy_(2, self.place, key_states)
+            self.values.index_copy_(2, self.place, value_states)
+            return self.keys, self.values
         end = self.length + key_states.shape[-2]
         self.keys[:, :, self.length:end] = key_states
         self.values[:, :, self.length:end] = value_states
         self.length = end
         return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def fix(self, place: Tensor) -> None:
+        """From now on write one position at the index that `place` [1] holds, and show the whole buffers, zero where nothing
+        was written: nothing that a captured graph could not repeat.
+        """
+        self.place = place
+        self.keys[:, :, self.length:] = 0.0
+        self.values[:, :, self.length:] = 0.0
 
     def get_seq_length(self) -> int:
         """Positions held."""
@@ -61,6 +74,7 @@ class RowLayer(DynamicLayer):  # type: ignore[misc]
             new[:, :, :self.length - start] = kept
             self.__dict__[name] = new
         self.length -= start
+        self.place = None
 
 
 class RowCache(Cache):  # type: ignore[misc]
@@ -68,6 +82,14 @@ class RowCache(Cache):  # type: ignore[misc]
 
     def __init__(self, config: PreTrainedConfig, capacity: int) -> None:
         super().__init__(layers=[RowLayer(capacity) for _ in DynamicCache(config=config).layers])
+
+    def fix(self, length: int, place: Tensor) -> int:
+        """`RowLayer.fix` on every layer that holds something, at this length; the positions that the buffers hold."""
+        for layer in self.layers:
+            if layer.is_initialized:
+                layer.length = length
+                layer.fix(place)
+        return max(layer.keys.shape[2] for layer in self.layers if layer.is_initialized)
 
     def select(self, rows: Int[Tensor, " n"], start: int, capacity: int) -> None:
         """`RowLayer.select` on every layer that holds something (layers may share another one's keys)."""

@@ -99,9 +99,12 @@ class Native:
             raise EngineError(f"a context of {length} tokens with max_tokens {wanted} exceeds the model's {self.context_limit} "
                               "positions; lower sampling.max_tokens or drop the prompt")
 
+    def _wave(self, sampling: Sampling, rows: list[Row]) -> "Wave":
+        return Wave(self, sampling, rows)
+
     def _run(self, sampling: Sampling, rows: list[Row]) -> Iterator[tuple[tuple[int, int], Completion]]:
         """The completions of one wave."""
-        wave = _Wave(self, sampling, rows)
+        wave = self._wave(sampling, rows)
         while wave.alive:
             wave.sample()
             if wave.position % STRIDE == 0 or wave.position == sampling.max_tokens:
@@ -113,8 +116,10 @@ class Native:
                 tuple(tokens[:length].tolist()), tuple(logp[:length].tolist()), finish, (VersionSpan(0, length, self.version),))
 
 
-class _Wave:
+class Wave:
     """Rows that are sampled together: `alive` holds the indices of those that are still in the batch."""
+
+    shrink = SHRINK
 
     def __init__(self, engine: Native, sampling: Sampling, rows: list[Row]) -> None:
         self.engine, self.sampling = engine, sampling
@@ -206,7 +211,7 @@ class _Wave:
             elif self.position == self.sampling.max_tokens:
                 self.lengths[row] = self.position
         keep = [i for i, row in open_rows if self.lengths[row] == 0]
-        if len(keep) <= (1.0 - SHRINK) * len(self.alive):
+        if len(keep) <= (1.0 - self.shrink) * len(self.alive):
             self.keep(keep)
 
     def keep(self, kept: list[int]) -> None:

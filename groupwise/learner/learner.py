@@ -16,8 +16,9 @@ from groupwise.core.services import ContextBuilder
 from groupwise.errors import ObjectiveError, TrainingError, nearest
 from groupwise.kernels.library import Compiled
 from groupwise.learner.compiled import KernelScorer
-from groupwise.learner.forward import Scorer
+from groupwise.learner.forward import Scorer, deal
 from groupwise.learner.observe import Meter
+from groupwise.learner.work import Alone, AnyScorer, Outcome, Task, Team, assemble, work
 from groupwise.models.head import Trunk, ValueHead, Want
 from groupwise.models.load import Policy
 from groupwise.objective.batch import Batch
@@ -69,12 +70,13 @@ Compile = Callable[[PreTrainedModel], Compiled]
 class Learner:
     """One trained policy. `needs` are the method's: with `values`, the policy gets a value head that is trained along.
 
-    `compile` puts models into compiled kernels; without it their own modules run.
+    `compile` puts models into compiled kernels; without it their own modules run. `team` shares the work.
     """
 
     def __init__(self, policy: Policy, settings: Settings, *, needs: frozenset[str] = frozenset(), models: Models | None = None,
-                 policy_id: str = "policy", compile: Compile | None = None) -> None:
+                 policy_id: str = "policy", compile: Compile | None = None, team: Team | None = None) -> None:
         self.policy, self.settings, self.policy_id = policy, settings, policy_id
+        self.team: Team = team or Alone()
         self.models = models or Models()
         self.device = next(policy.model.parameters()).device
         width = policy.model.config.get_text_config().hidden_size
@@ -88,7 +90,7 @@ class Learner:
                                            weight_decay=settings.weight_decay, fused=True)
         self.steps, self.bad_steps, self.bad_in_a_row = 0, 0, 0
 
-    def _scorer(self, policy: Policy, compile: Compile | None, value_head: ValueHead | None = None) -> "AnyScorer":
+    def _scorer(self, policy: Policy, compile: Compile | None, value_head: ValueHead | None = None) -> AnyScorer:
         own = self.settings
         if compile is not None:
             return KernelScorer(compile(policy.model), own.temperature, value_head)
@@ -105,12 +107,12 @@ class Learner:
         columns: dict[str, Tensor] = {}
         own = needs & {"old", "values", "entropy", "sum_p2"}
         if own:
-            live = self._whole(self.scorer, batch, Want(entropy="entropy" in own, sum_p2="sum_p2" in own))
+            live = self._whole("policy", batch, Want(entropy="entropy" in own, sum_p2="sum_p2" in own))
             found = {"old": ("old_logp", live.logp), "values": ("values", live.values), "entropy": ("entropy", live.entropy),
                      "sum_p2": ("sum_p2", live.sum_p2)}
             columns |= {name: x for need in own for name, x in [found[need]] if x is not None}
         if "ref" in needs:
-            columns["ref_logp"] = self._whole(self._frozen("ref"), batch, Want()).logp
+            columns["ref_logp"] = self._whole("ref", batch, Want()).logp
         for need in sorted(n for n in needs if n.startswith("teacher:")):
             columns[need] = self._teacher(need, batch, groups)
         known = ("old", "values", "entropy", "sum_p2", "ref")
@@ -118,7 +120,9 @@ class Learner:
             raise ObjectiveError(f"nothing here scores {sorted(unknown)}; {nearest(min(unknown), known)}, teacher:NAME/CONTEXT")
         return columns
 
-    def _frozen(self, name: str) -> "AnyScorer":
+    def _scorer_of(self, name: str) -> AnyScorer:
+        if name == "policy":
+            return self.scorer
         if name not in self.frozen:
             raise ObjectiveError(f"the method needs log-probs of a model {name!r} that was not loaded; "
                                  f"{nearest(name, self.frozen)}")
@@ -127,9 +131,8 @@ class Learner:
     def _teacher(self, need: str, batch: Batch, groups: Sequence[Group]) -> Float[Tensor, " t"]:
         """Log-probs of the same tokens under another context (`plain`: the same context)."""
         name, _, where = need.removeprefix("teacher:").partition("/")
-        scorer = self.scorer if name == "policy" else self._frozen(name)
         if where in ("", "plain"):
-            return self._whole(scorer, batch, Want()).logp
+            return self._whole(name, batch, Want()).logp
         if where not in self.models.contexts:
             raise ObjectiveError(f"{need!r} names no context of the method; {nearest(where, self.models.contexts)}")
         if batch.layout.size("sequence") != batch.layout.size("episode"):
@@ -139,71 +142,55 @@ class Learner:
         there = np.array([c is not None for c in made])
         contexts = tuple(c.tokens if c is not None else old for c, old in zip(made, batch.contexts, strict=True))
         moved = replace(batch, contexts=contexts)
-        logp = self._whole(scorer, moved, Want()).logp
+        logp = self._whole(name, moved, Want()).logp
         has = torch.from_numpy(there[batch.layout.ids("token", "sequence")]).to(self.device)
         return torch.where(has, logp, torch.nan)
 
-    def _whole(self, scorer: "AnyScorer", batch: Batch, want: Want) -> Live:
+    def _whole(self, model: str, batch: Batch, want: Want) -> Live:
         """A pass over all sequences, put back into the batch's order."""
-        parts = scorer.plan(batch, range(batch.layout.size("sequence")), self.settings.micro_tokens)
-        return _assemble(batch, parts, [scorer(batch.take(part), want) for part in parts])
+        tasks = self._tasks(batch, range(batch.layout.size("sequence")), want, model)
+        return assemble(batch, tasks, self.team.run(tasks, self.work))
 
     # ---- gradients ---------------------------------------------------------------------------------------------------
 
     def gradients(self, batch: Batch, objective: Objective) -> dict[str, float]:
         """Add the gradient of a weighed minibatch to the parameters'; sequences that cannot have one are not run."""
         idle = objective.idle(batch)
-        parts = self.scorer.plan(batch, np.flatnonzero(~idle), self.settings.micro_tokens)
         want = Want(entropy=True, sum_p2="sum_p2" in objective.needs, hidden="hidden:last" in objective.needs)
-        meter, lost = Meter(), 0
+        tasks, meter = self._tasks(batch, np.flatnonzero(~idle), want), Meter()
         if objective.reach in ("group", "step"):
-            lost = self._two_passes(batch, objective, parts, want, meter)
+            outcomes = self._two_passes(batch, objective, tasks, meter)
         else:
-            for part in parts:
-                live, good = self._finite(batch, part, want)
-                lost += len(part) - len(good)
-                if not len(good):
-                    continue
-                micro = batch.take(good)
-                loss = objective.loss(live, micro)
-                loss.value.backward()  # type: ignore[no-untyped-call]
-                meter.add(loss, live, micro)
+            outcomes = self.team.run([replace(task, objective=objective) for task in tasks], self.work)
+        for outcome in outcomes:
+            meter.merge(outcome.meter)
         self.scorer.finish()
         stats = meter.result()
-        stats["dropped_sequences"] = float(lost)
+        stats["dropped_sequences"] = float(sum(outcome.lost for outcome in outcomes))
         stats["idle_share"] = float(idle.mean())
         return stats | {f"weights/{name}": float(w.values.double().sum()) for name, w in batch.weights.items()}
 
-    def _two_passes(self, batch: Batch, objective: Objective, parts: list[np.ndarray], want: Want, meter: Meter) -> int:
+    def _two_passes(self, batch: Batch, objective: Objective, tasks: list[Task], meter: Meter) -> list[Outcome]:
         """Losses that reach across micro-batches: log-probs of the whole step without gradient, dL/dlogp on them, then the
         backward of sum(stopgrad(dL/dlogp) logp) per micro-batch. Exact on any split.
         """
-        with torch.no_grad():
-            whole = _assemble(batch, parts, [self.scorer(batch.take(part), want) for part in parts])
+        whole = assemble(batch, tasks, self.team.run(tasks, self.work))
         leaves = {name: x.detach().requires_grad_() for name, x in vars(whole).items() if x is not None}
         loss = objective.loss(Live(**leaves), batch)
-        slopes = torch.autograd.grad(loss.value, list(leaves.values()), allow_unused=True)
+        found = torch.autograd.grad(loss.value, list(leaves.values()), allow_unused=True)
         meter.add(loss, whole, batch)
-        lost = 0
-        for part in parts:
-            live, good = self._finite(batch, part, want)
-            lost += len(part) - len(good)
-            if not len(good):
-                continue
-            index = torch.from_numpy(_tokens_of(batch, good)).to(self.device)
-            pairs = [(slope[index], vars(live)[name]) for name, slope in zip(leaves, slopes, strict=True) if slope is not None]
-            torch.stack([(slope * x).sum() for slope, x in pairs]).sum().backward()  # type: ignore[no-untyped-call]
-        return lost
+        slopes = {name: slope for name, slope in zip(leaves, found, strict=True) if slope is not None}
+        return self.team.run([replace(task, slopes=slopes) for task in tasks], self.work)
 
-    def _finite(self, batch: Batch, part: np.ndarray, want: Want) -> tuple[Live, np.ndarray]:
-        """The forward of the sequences whose log-probs are finite (0 * nan is not a mask), and which they are."""
-        live = self.scorer(batch.take(part), want)
-        broken = ~torch.isfinite(live.logp.detach())
-        if not bool(broken.any()):
-            return live, part
-        of_token = np.repeat(part, np.diff(batch.layout.first_token("sequence"))[part])
-        good = part[~np.isin(part, of_token[broken.cpu().numpy()])]
-        return (self.scorer(batch.take(good), want) if len(good) else live), good
+    def _tasks(self, batch: Batch, chosen: Sequence[int] | np.ndarray, want: Want, model: str = "policy") -> list[Task]:
+        """The chosen sequences, dealt to the processes of the team and cut into micro-batches."""
+        scorer, most = self._scorer_of(model), self.settings.micro_tokens
+        return [Task(batch, tuple(scorer.plan(batch, some, most)), want, model=model)
+                for some in deal(batch, chosen, self.team.size)]
+
+    def work(self, task: Task) -> Outcome:
+        """Do a task in this process (`learner.work`)."""
+        return work(self._scorer_of(task.model), task)
 
     def apply(self) -> dict[str, float]:
         """Clip, step, clear. A non-finite gradient skips the step and is counted; three in a row stop the run."""
@@ -248,24 +235,3 @@ class Learner:
         for name, parameter in self.parameters.items():
             parameter.copy_(snapshot[name])
         self.scorer.refresh()
-
-
-AnyScorer = Scorer | KernelScorer
-
-
-def _assemble(batch: Batch, parts: list[np.ndarray], lives: list[Live]) -> Live:
-    """The live values of micro-batches at their places in the whole batch."""
-    index = torch.from_numpy(np.concatenate([_tokens_of(batch, part) for part in parts])).to(batch.tokens.device)
-    fields: dict[str, Tensor] = {}
-    for name in ("logp", "entropy", "sum_p2", "values", "hidden"):
-        pieces = [vars(live)[name] for live in lives]
-        if pieces[0] is not None:
-            joined = torch.cat(pieces)
-            fields[name] = joined.new_zeros(len(batch.tokens), *joined.shape[1:]).index_copy(0, index, joined)
-    return Live(**fields)
-
-
-def _tokens_of(batch: Batch, part: np.ndarray) -> np.ndarray:
-    """Places of the tokens of some sequences, in their order."""
-    starts = batch.layout.first_token("sequence")
-    return np.concatenate([np.arange(starts[s], starts[s + 1]) for s in part])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from groupwise.objective.batch import Batch
 from groupwise.objective.objective import Loss, Seen
-from groupwise.objective.terms import OLD, RECORDED, SELF, Live, Policy, base_logp
+from groupwise.objective.terms import OLD, RECORDED, SELF, Live, Policy
 
 
 class Meter:
@@ -31,19 +31,27 @@ class Meter:
         self.sums["tokens"] += int(mask.sum())
         if live.entropy is not None:
             self.sums["entropy"] += float(live.entropy[mask].sum())
-        base = base_logp(live, batch)
-        self._kl("behaviour", (live.logp - base)[mask & ((batch.behaviour == OLD) | (batch.behaviour == RECORDED))])
+        self._kl("behaviour", (live.logp - loss.base)[mask & ((batch.behaviour == OLD) | (batch.behaviour == RECORDED))])
         if "ref_logp" in batch.columns:
             self._kl("reference", (batch.columns["ref_logp"] - live.logp)[mask])
-        learner = torch.where(batch.behaviour == OLD, base, live.logp)
+        learner = torch.where(batch.behaviour == OLD, loss.base, live.logp)
         fresh = mask & ((batch.behaviour == SELF) | (batch.behaviour == OLD)) & torch.isfinite(batch.columns["engine_logp"])
         self._mismatch((learner - batch.columns["engine_logp"])[fresh])
         for seen in loss.seen:
             if isinstance(seen.term, Policy) and seen.term.name == "policy":
                 self._policy(seen, batch, loss.correction)
 
+    def merge(self, other: "Meter") -> None:
+        """Take in what another one saw of the same optimiser step."""
+        for name, value in other.sums.items():
+            self.sums[name] += value
+        for name, value in other.tops.items():
+            self.tops[name] = max(self.tops[name], value)
+
     def _kl(self, pair: str, u: Tensor) -> None:
         """`u` is log q - log p on samples of p."""
+        if not len(u):
+            return
         u = u[torch.isfinite(u)].double()
         self.sums[f"kl_{pair}/n"] += len(u)
         self.sums[f"kl_{pair}/k1"] -= float(u.sum())

@@ -128,6 +128,8 @@ class UnitMean:
 
 def live_units(batch: Batch, unit: str, mask: Mask) -> Bool[Tensor, " n"]:
     """Which units hold a token of the mask."""
+    if unit == "token":
+        return mask
     held = levels.reduce(mask.double(), batch.ids("token", unit), batch.layout.size(unit), "sum")
     return held > 0
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from types import MappingProxyType
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from groupwise.core.episode import TrainSequence, sequences
+from groupwise.core.episode import Runs, TrainSequence, sequences
 from groupwise.core.layout import Ids, Key, Layout
 from groupwise.core.rollout import BEHAVIOURS, Behaviour, Group, Rollout
 from groupwise.errors import ObjectiveError, nearest
@@ -121,64 +122,66 @@ def pack(groups: Sequence[Group], *, default: Behaviour = "self", dtype: torch.d
     Keys: `turn` and `state` over segments (within the group; a segment of unknown state is alone), `role` over episodes
     (within the group), `policy` over episodes.
     """
-    rows: list[tuple[int, int, Rollout, TrainSequence]] = []
+    rows: list[TrainSequence] = []
+    of: list[int] = []
     episodes: list[tuple[int, Rollout]] = []
     for g, group in enumerate(groups):
         for rollout in group.rollouts:
             found = list(sequences(rollout.episode))
             if found:
-                rows += [(g, len(episodes), rollout, row) for row in found]
+                rows += found
+                of += [len(episodes)] * len(found)
                 episodes.append((g, rollout))
     if not rows:
         raise ObjectiveError("no rollout has a token: nothing to train on")
-    layout = _layout(rows, episodes, groups)
-    behaviour = np.concatenate([row.behaviour for *_, row in rows])
+    layout = _layout(rows, of, episodes, len(groups))
+    behaviour = _tags([row.behaviour for row in rows])
     behaviour[behaviour == BEHAVIOURS.index("default")] = BEHAVIOURS.index(default)
     counted = behaviour != BEHAVIOURS.index("none")
-    masked = np.concatenate([np.full(len(row.tokens), rollout.masked) for _, _, rollout, row in rows])
-    logp = np.concatenate([row.engine_logp for *_, row in rows])
+    masked = np.array([rollout.masked for _, rollout in episodes])[layout.ids("token", "episode")]
+    logp = np.fromiter(chain.from_iterable([row.engine_logp for row in rows]), dtype=np.float64)
     return Batch(
-        layout=layout, contexts=tuple(row.context.tokens for *_, row in rows),
-        tokens=_tensor(np.concatenate([row.tokens for *_, row in rows]), device),
-        counted=_tensor(counted, device), loss_mask=_tensor(counted & ~masked, device),
-        behaviour=_tensor(behaviour.astype(np.int64), device),
-        version=_tensor(np.concatenate([row.version for *_, row in rows]), device),
-        columns={"engine_logp": _tensor(logp, device).to(dtype)}, extras=_extras([row for *_, row in rows], device),
-        policy=tuple(rollout.episode.policy for _, rollout in episodes))
+        layout=layout, contexts=tuple([row.context.tokens for row in rows]),
+        tokens=_tensor(np.fromiter(chain.from_iterable([row.tokens for row in rows]), dtype=np.int64), device),
+        counted=_tensor(counted, device), loss_mask=_tensor(counted & ~masked, device), behaviour=_tensor(behaviour, device),
+        version=_tensor(_tags([row.version for row in rows]), device),
+        columns={"engine_logp": _tensor(logp, device).to(dtype)}, extras=_extras(rows, device),
+        policy=tuple([rollout.episode.policy for _, rollout in episodes]))
 
 
-def _layout(rows: list[tuple[int, int, Rollout, TrainSequence]], episodes: list[tuple[int, Rollout]],
-            groups: Sequence[Group]) -> Layout:
-    segment_of_token: list[np.ndarray] = []
+def _tags(rows: Sequence[Runs[int]]) -> Ids:
+    """A tag of all tokens."""
+    values, lengths = np.array([run for runs in rows for run in runs], dtype=np.int64).T
+    return np.repeat(values, lengths)
+
+
+def _layout(rows: Sequence[TrainSequence], of: Sequence[int], episodes: Sequence[tuple[int, Rollout]], groups: int) -> Layout:
+    """The layout of sequences, with the episode of each."""
     sequence_of_segment: list[int] = []
+    lengths: list[int] = []
     turns: list[Hashable] = []
     states: list[Hashable] = []
-    for s, (g, e, rollout, row) in enumerate(rows):
-        for index in dict.fromkeys(row.segment.tolist()):
-            segment_of_token.append(np.full(int((row.segment == index).sum()), len(sequence_of_segment)))
+    for s, (row, e) in enumerate(zip(rows, of, strict=True)):
+        g, rollout = episodes[e]
+        for index, n in row.segment:
             sequence_of_segment.append(s)
+            lengths.append(n)
             state = rollout.episode.turns[index].state
             turns.append((g, index))
             states.append((g, state) if state is not None else (g, e, index))
     keys = {"turn": Key.of("segment", turns), "state": Key.of("segment", states),
             "role": Key.of("episode", [(g, r.episode.role) for g, r in episodes]),
             "policy": Key.of("episode", [r.episode.policy for _, r in episodes])}
-    return Layout(segment=np.concatenate(segment_of_token).astype(np.int64),
+    return Layout(segment=np.repeat(np.arange(len(lengths)), lengths),
                   sequence=np.array(sequence_of_segment, dtype=np.int64),
-                  episode=np.array([e for _, e, _, _ in rows], dtype=np.int64),
-                  group=np.array([g for g, _ in episodes], dtype=np.int64), groups=len(groups), keys=keys)
+                  episode=np.array(of, dtype=np.int64),
+                  group=np.array([g for g, _ in episodes], dtype=np.int64), groups=groups, keys=keys)
 
 
-def _extras(rows: list[TrainSequence], device: str) -> dict[str, Tensor]:
+def _extras(rows: Sequence[TrainSequence], device: str) -> dict[str, Tensor]:
     names = set.intersection(*(set(row.extras) for row in rows))
     return {name: _tensor(np.concatenate([row.extras[name] for row in rows]), device) for name in sorted(names)}
 
 
 def _tensor(array: np.ndarray, device: str) -> Tensor:
     return torch.from_numpy(array).to(device)
-
-
-def trained_tokens(batch: Batch) -> Ids:
-    """[episodes] trained tokens of each episode: |o| of the papers."""
-    ids = batch.layout.ids("token", "episode")
-    return np.bincount(ids[batch.counted.cpu().numpy()], minlength=batch.layout.size("episode")).astype(np.int64)

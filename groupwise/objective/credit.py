@@ -5,55 +5,19 @@
 `x` is a signal with one value per unit; cells are groups unless another key is named. Rollouts that abstain are not here.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool
 
-from groupwise.core.layout import Layout
-from groupwise.core.rollout import Group
 from groupwise.errors import ObjectiveError
 from groupwise.objective import levels
-from groupwise.objective.batch import Batch, Column, trained_tokens
+from groupwise.objective.batch import Column
+from groupwise.objective.scored import Ids, Scored, Values
 
-Values = Float[np.ndarray, " n"]
-Ids = Int[np.ndarray, " n"]
 Singleton = Literal["zero", "raw", "drop", "refuse"]
-
-
-@dataclass(frozen=True)
-class Scored:
-    """What credit may look at: one row per episode of the batch, plus per-token values that were asked for."""
-
-    layout: Layout
-    reward: Values
-    correct: Bool[np.ndarray, " n"]
-    length: Ids
-    weight: Values
-    turn_reward: Float[np.ndarray, " s"]
-    components: Mapping[str, Values]
-    counted: Bool[np.ndarray, " t"]
-    needed: Mapping[str, Float[np.ndarray, " t"]]
-
-
-def scored(groups: Sequence[Group], batch: Batch, needed: Mapping[str, Any]) -> Scored:
-    """The table of a packed batch; `needed` are its per-token columns as arrays."""
-    rollouts = [r for g in groups for r in g.rollouts if any(t.completion.tokens for t in r.episode.turns)]
-    names = sorted({c.name for r in rollouts for c in r.components})
-    components = {name: np.array([_or_nan(r.component(name)) for r in rollouts]) for name in names}
-    turn_reward = [sum(c.weight * c.value for c in r.components if c.value is not None and c.target != "rollout" and c.index == i)
-                   for r in rollouts for i, turn in enumerate(r.episode.turns) if turn.completion.tokens]
-    return Scored(
-        layout=batch.layout, reward=np.array([_or_nan(r.reward) for r in rollouts]),
-        correct=np.array([bool(r.verdict.correct) for r in rollouts]), length=trained_tokens(batch),
-        weight=np.array([r.weight for r in rollouts], dtype=np.float64), turn_reward=np.array(turn_reward, dtype=np.float64),
-        components=components, counted=batch.counted.cpu().numpy(), needed=needed)
-
-
-def _or_nan(value: float | None) -> float:
-    return np.nan if value is None else value
 
 
 @runtime_checkable

@@ -28,16 +28,16 @@ def reduce(x: A, ids: A, size: int, how: How, *, mask: A | None = None, ddof: in
     """
     if mask is not None:
         x, ids = x[mask], ids[mask]
-    count = _sum(_ones(x), ids, size)
-    at_least_one = _library(x).where(count > 0, count, _ones(count))
     if how == "sum":
         return _sum(x, ids, size)
-    if how == "mean":
-        return _sum(x, ids, size) / at_least_one
     if how == "max":
         return _largest(x, ids, size)
     if how == "min":
         return -_largest(-x, ids, size)
+    count = _sum(_ones(x), ids, size)
+    at_least_one = _library(x).where(count > 0, count, _ones(count))
+    if how == "mean":
+        return _sum(x, ids, size) / at_least_one
     if how == "std":
         centred = x - (_sum(x, ids, size) / at_least_one)[ids]
         degrees = count - ddof
@@ -73,27 +73,40 @@ def scan(x: A, ids: A, size: int, direction: Literal["prefix", "suffix"], *, mas
     >>> scan(np.array([1.0, 2.0, 3.0]), np.array([0, 0, 1]), 2, "suffix").tolist()
     [3.0, 2.0, 3.0]
     """
-    place = order(ids, size)
-    keep = _ones(x) > 0 if mask is None else mask
-    steps = int(place.max()) + 1 if len(x) else 0
-    columns = range(steps) if direction == "prefix" else range(steps - 1, -1, -1)
-    running = _zeros(x, size)
-    pieces, places = [], []
-    for column in columns:
-        here = _where_index(place == column)
-        cells, used = ids[here], keep[here]
-        carried = running[cells]
-        value = _library(x).where(used, x[here] + gamma * carried, carried)
-        pieces.append(value)
-        places.append(here)
-        running = _put(running, cells, value)
-    if not pieces:
-        return x
-    flat = _library(x).concatenate(pieces)
-    result = flat[_inverse(_library(x).concatenate(places))]
-    if window is None:
-        return result
-    return result - _before_window(result, ids, size, keep, direction, gamma, window)
+    if direction == "suffix":
+        seen = None if mask is None else _flip(mask)
+        return _flip(scan(_flip(x), _flip(ids), size, "prefix", mask=seen, gamma=gamma, window=window))
+    by_cell = _stable(ids)
+    keep = (_ones(ids) > 0 if mask is None else mask)[by_cell]
+    kept = by_cell[keep]
+    if not len(kept):
+        return _zeros(x, len(x))
+    place = order(ids[kept], size)
+    total = _windows(x[kept], place, gamma, len(kept) if window is None else window)
+    # A masked entry gets the value of the last kept one before it in its cell: `at` counts the kept ones up to each entry.
+    at = keep.cumsum(0) - 1
+    found = (at >= 0) & (ids[kept][at] == ids[by_cell])
+    return _library(x).where(found, total[at], _zeros(x, len(x)))[_stable(by_cell)]
+
+
+def _windows(x: A, place: A, gamma: float, width: int) -> A:
+    """Sums over the last `width` entries of each cell, cells lying in a row: put together from sums over 1, 2, 4, 8 ... entries,
+    so that the longest cell costs its logarithm.
+    """
+    width = min(width, int(place.max()) + 1)
+    total, done, block, reach = _zeros(x, len(x)), 0, x, 1
+    while reach <= width:
+        if width & reach:
+            total = total + gamma**done * _earlier(block, place, done)
+            done += reach
+        block = block + gamma**reach * _earlier(block, place, reach)
+        reach *= 2
+    return total
+
+
+def _earlier(x: A, place: A, k: int) -> A:
+    """The entry k places before each in its cell; 0 where there is none."""
+    return _library(x).where(place >= k, _library(x).roll(x, k), _zeros(x, len(x)))
 
 
 def order(ids: A, size: int) -> A:
@@ -116,18 +129,6 @@ def rank(x: A, ids: A, size: int) -> A:
     ranks = np.empty(len(x), dtype=np.int64)
     ranks[by_value] = order(ids[by_value], size)
     return ranks
-
-
-def _before_window(total: A, ids: A, size: int, keep: A, direction: str, gamma: float, window: int) -> A:
-    """What `scan` had summed before the window of each entry began."""
-    count = scan(_ones(total) * keep, ids, size, "prefix" if direction == "prefix" else "suffix")
-    found: dict[tuple[int, int], int] = {}
-    for at, (cell, n, kept) in enumerate(zip(ids.tolist(), count.tolist(), keep.tolist(), strict=True)):
-        if kept:
-            found[(cell, int(n))] = at
-    source = [found.get((cell, int(n) - window), -1) for cell, n in zip(ids.tolist(), count.tolist(), strict=True)]
-    index: Any = torch.tensor(source, device=total.device) if isinstance(total, Tensor) else np.array(source)
-    return total[index] * (index >= 0) * gamma**window
 
 
 def _library(x: np.ndarray | Tensor) -> Any:
@@ -162,20 +163,10 @@ def _largest(x: A, ids: A, size: int) -> A:
     return np.where(np.bincount(ids, minlength=size) > 0, top, np.zeros_like(top))
 
 
-def _where_index(condition: A) -> A:
-    return condition.nonzero()[:, 0] if isinstance(condition, Tensor) else np.flatnonzero(condition)
+def _flip(x: A) -> A:
+    return x.flip(0) if isinstance(x, Tensor) else x[::-1].copy()
 
 
-def _put(x: A, index: A, value: A) -> A:
-    if isinstance(x, Tensor):
-        return x.index_copy(0, index, value)
-    out = x.copy()
-    out[index] = value
-    return out
-
-
-def _inverse(permutation: A) -> A:
-    """The permutation that undoes this one."""
-    if isinstance(permutation, Tensor):
-        return torch.argsort(permutation)
-    return np.argsort(permutation)
+def _stable(x: A) -> A:
+    """The order that sorts, ties by appearance; of a permutation it is the inverse."""
+    return torch.argsort(x, stable=True) if isinstance(x, Tensor) else np.argsort(x, kind="stable")

@@ -23,7 +23,8 @@ from groupwise.objective import levels
 from groupwise.objective.aggregate import Aggregate, live_units
 from groupwise.objective.batch import Batch, Column, Weight
 from groupwise.objective.correction import Correction, Uncorrected
-from groupwise.objective.credit import Credit, scored
+from groupwise.objective.credit import Credit
+from groupwise.objective.scored import scored
 from groupwise.objective.terms import OLD, REACHES, SELF, Joint, Live, Mask, PerToken, Policy, Reach, Shared, Term, base_logp
 
 Total = Callable[[Tensor], Tensor]
@@ -42,10 +43,13 @@ class Seen:
 
 @dataclass(frozen=True)
 class Loss:
-    """The value to differentiate, and what was seen on the way. `dropped` counts tokens left out for a non-finite log-prob."""
+    """The value to differentiate, and what was seen on the way: `base` is what the ratios divide by, in logs; `dropped` counts
+    tokens left out for a non-finite log-prob.
+    """
 
     value: Float[Tensor, ""]
     seen: tuple[Seen, ...]
+    base: PerToken
     correction: PerToken
     dropped: int
 
@@ -127,7 +131,7 @@ class Objective:
         finite = torch.isfinite(live.logp) & torch.isfinite(base)
         for name in ("ref_logp",) if "ref" in self.needs else ():
             finite &= torch.isfinite(batch.columns[name])
-        clean = replace(live, logp=torch.where(finite, live.logp, 0.0))
+        clean = replace(live, logp=torch.where(finite, live.logp, 0.0), base=torch.where(finite, base, 0.0))
         correction = self._factor(clean, batch, finite)
         value, seen = live.logp.new_zeros(()), []
         for term in self.terms:
@@ -138,7 +142,7 @@ class Objective:
             alive = live_units(batch, term.unit, mask)
             value = value + term.coef * (batch.weights[term.name].values * torch.where(alive, losses, 0.0)).sum()
             seen.append(_seen(term, mask, losses, clean, batch))
-        return Loss(value, tuple(seen), correction, int((~finite & batch.loss_mask).sum()))
+        return Loss(value, tuple(seen), base, correction, int((~finite & batch.loss_mask).sum()))
 
     def idle(self, batch: Batch) -> Bool[np.ndarray, " s"]:
         """[sequences] those that cannot have a gradient: the advantage is 0 on all their tokens and every term vanishes there."""

@@ -31,13 +31,16 @@ SELF, OLD, RECORDED, UNKNOWN = (BEHAVIOURS.index(b) for b in ("self", "old", "re
 
 @dataclass(frozen=True)
 class Live:
-    """What the current forward gives, per token, with gradient; entries outside the mask are 0."""
+    """What the current forward gives, per token, with gradient; entries outside the mask are 0. `base` is `base_logp` of it,
+    once that is known.
+    """
 
     logp: PerToken
     entropy: PerToken | None = None
     sum_p2: PerToken | None = None
     values: PerToken | None = None
     hidden: Float[Tensor, "t h"] | None = None
+    base: PerToken | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,8 @@ class Term:
 
 def base_logp(live: Live, batch: Batch) -> PerToken:
     """[t] log of what each token's ratio divides by, detached."""
+    if live.base is not None:
+        return live.base
     base = live.logp.detach()
     if "old_logp" in batch.columns:
         base = torch.where(batch.behaviour == OLD, batch.columns["old_logp"], base)

@@ -1,5 +1,6 @@
 """From settings to a job: everything a run needs, checked before any work starts."""
 
+import contextlib
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from groupwise.core import named
 from groupwise.core.rollout import Prompt
 from groupwise.core.services import MethodState, Sampling
 from groupwise.engines.compiled import Kernels
+from groupwise.engines.graphs import Graphs
 from groupwise.engines.native import Native
 from groupwise.errors import ConfigError, nearest
 from groupwise.kernels.build import Library, find
@@ -30,6 +32,7 @@ from groupwise.models.template import fill, template
 from groupwise.run.collect import Sampler
 from groupwise.run.config import SMALL, Run, with_threads
 from groupwise.run.grade import Grader
+from groupwise.run.workers import Setup, Split, Workers
 from groupwise.tasks import make
 from groupwise.tasks.task import Task
 
@@ -52,6 +55,7 @@ class Job:
     engine: Native
     sampler: Sampler
     grader: Grader
+    workers: Workers
     state: MethodState
     sampling: Sampling
     notes: list[str]
@@ -110,33 +114,59 @@ def device_of(run: Run) -> str:
 
 
 def assemble(run: Run, folder: Path, weights: Path | None = None) -> Job:
-    """Build a job from resolved settings. `weights` is the folder of the policy to go on with (None: the base policy)."""
+    """Build a job from resolved settings. `weights` is the folder of the policy to go on with (None: the base policy).
+
+    Who computes is chosen here: compiled kernels in this process, or the model's own modules in `learner.workers` processes, this
+    one included. Close the job's grader and workers.
+    """
     transformers.utils.logging.disable_progress_bar()  # the console says what a run does
     torch.manual_seed(run.seed)
     task = make(run.task, run.task_args)
     device, base = device_of(run), (folder / "base" if (folder / "base").is_dir() else base_of(run))
     policy = load(weights or base, device=device)
-    library = kernels_of(run.learner.compute, policy, device)
+    compute = run.learner.compute if run.learner.workers <= 1 else "modules"
+    library = kernels_of(compute, policy, device)
     run = _filled(run, task, policy, device, library)
-    sampling = Sampling(run.sampling.max_tokens, run.sampling.temperature, stop=run.sampling.stop)
     context = context_limit(policy.model.config) or 2**31
-    if sampling.max_tokens >= context:
-        raise ConfigError(f"the model holds {context} positions and max_tokens is {sampling.max_tokens}, which leaves no room "
-                          "for a prompt: lower --max-tokens")
-    method = method_of(run, sampling.max_tokens)
-    frozen = {"ref": load(base, device=device)} if "ref" in method.needs else {}
-    limit = context - sampling.max_tokens + 1
+    if run.sampling.max_tokens >= context:
+        raise ConfigError(f"the model holds {context} positions and max_tokens is {run.sampling.max_tokens}, which leaves no "
+                          "room for a prompt: lower --max-tokens")
+    method = method_of(run, run.sampling.max_tokens)
+    with contextlib.ExitStack() as opening:
+        workers = opening.enter_context(Workers(run.learner.workers, run.learner.threads))  # which start while the rest is made
+        learner = learner_of(run, policy, method, base, compiler(library, run.learner.threads, run.learner.dtype), workers)
+        workers.join(learner, Setup(run, str(weights or base), str(base)), method.objective)
+        grader = opening.enter_context(
+            Grader(task.verifier, run.rewards, workers=run.verify_workers, deadline=run.verify_deadline))
+        job = _job(run, folder, task, method, learner, grader, workers, context)
+        workers.wait()
+        opening.pop_all()
+    if isinstance(library, str) and compute == "auto":
+        job.notes.append(f"compiled kernels are not used: {library}")
+    return job
+
+
+def _job(run: Run, folder: Path, task: Task, method: Method, learner: Learner, grader: Grader, workers: Workers,
+         context: int) -> Job:
+    """The prompts, the engine and the sampler, around what is there."""
+    sampling = Sampling(run.sampling.max_tokens, run.sampling.temperature, stop=run.sampling.stop)
+    policy, limit = learner.policy, context - sampling.max_tokens + 1
     prompts = fill(task.train, policy.tokenizer, run.template, limit)
     heldout = fill(task.heldout[: run.eval_prompts], policy.tokenizer, run.template, limit)
-    learner = Learner(policy, settings_of(run, method), needs=method.needs, models=Models(frozen, method.contexts),
-                      compile=compiler(library, run.learner.threads, run.learner.dtype))
-    engine = engine_of(policy, learner.scorer.compiled if isinstance(learner.scorer, KernelScorer) else None)
-    grader = Grader(task.verifier, run.rewards, workers=run.verify_workers, deadline=run.verify_deadline)
+    engine = engine_of(policy, learner.scorer.compiled if isinstance(learner.scorer, KernelScorer) else None, workers)
     sampler = Sampler(method, engine, grader, policy, prompts, sampling, prompts_per_step=run.prompts_per_step,
                       group_size=run.group_size, seed=run.seed, environment=task.environment, learner=learner,
                       context_limit=context)
-    notes = [f"compiled kernels are not used: {library}"] if isinstance(library, str) and run.learner.compute == "auto" else []
-    return Job(run, folder, task, heldout, method, policy, learner, engine, sampler, grader, method.state(), sampling, notes)
+    return Job(run, folder, task, heldout, method, policy, learner, engine, sampler, grader, workers, method.state(), sampling,
+               notes=[])
+
+
+def learner_of(run: Run, policy: Policy, method: Method, base: str | Path, compile: Compile | None = None,
+               workers: Workers | None = None) -> Learner:
+    """The learner of a method, with the reference model if it needs one."""
+    frozen = {"ref": load(base, device=run.learner.device)} if "ref" in method.needs else {}
+    return Learner(policy, settings_of(run, method), needs=method.needs, models=Models(frozen, method.contexts), compile=compile,
+                   team=workers)
 
 
 def kernels_of(wanted: str, policy: Policy, device: str) -> Library | str:
@@ -157,9 +187,16 @@ def compiler(library: Library | str, threads: int, dtype: str) -> Compile | None
     return partial(Compiled, library=library, threads=threads, narrow=narrow)
 
 
-def engine_of(policy: Policy, compiled: Compiled | None) -> Native:
-    """The engine that samples from a policy, by kernels if it is in them."""
-    return Kernels(policy, compiled, max_rows=MOST_ROWS) if compiled is not None else Native(policy, max_rows=MOST_ROWS)
+def engine_of(policy: Policy, compiled: Compiled | None = None, workers: Workers | None = None) -> Native:
+    """The engine that samples from a policy: by kernels if it is in them, with other processes if there are any, on a GPU by
+    captured steps.
+    """
+    if compiled is not None:
+        return Kernels(policy, compiled, max_rows=MOST_ROWS)
+    if workers is not None and workers.size > 1:
+        return Split(policy, workers, max_rows=MOST_ROWS)
+    on_gpu = next(policy.model.parameters()).is_cuda
+    return (Graphs if on_gpu else Native)(policy, max_rows=MOST_ROWS)
 
 
 def settings_of(run: Run, method: Method) -> Settings:
@@ -173,12 +210,12 @@ def settings_of(run: Run, method: Method) -> Settings:
 def _filled(run: Run, task: Task, policy: Policy, device: str, library: Library | str) -> Run:
     """The settings with everything that was left to the task, the model or the machine filled in."""
     kernels, parameters = isinstance(library, Library), sum(p.numel() for p in policy.model.parameters())
-    run = with_threads(run, parameters, kernels)
+    run = with_threads(run, parameters, kernels, device)
     torch.set_num_threads(run.learner.threads if parameters >= SMALL or not kernels else 1)
     template_name = run.template or task.template
     sampling = replace(run.sampling, max_tokens=run.sampling.max_tokens or task.max_tokens,
                        stop=run.sampling.stop or template(template_name).stop)
-    micro = run.learner.micro_tokens or (16384 if device != "cpu" else 2048 if kernels else 1024)
+    micro = run.learner.micro_tokens or (16384 if device != "cpu" else 1536 if kernels else 1024)
     dtype = run.learner.dtype
     if dtype == "auto":
         dtype = "bfloat16" if isinstance(library, Library) and library.kind.narrow else "float32"
@@ -190,4 +227,5 @@ def meta(job: Job) -> Mapping[str, Any]:
     """What a run file says besides its settings: versions, the name of the equation, the device."""
     return {"groupwise": groupwise.__version__, "torch": torch.__version__, "transformers": transformers.__version__,
             "objective": job.method.objective.hash, "device": str(job.learner.device), "threads": job.run.learner.threads,
+            "workers": job.run.learner.workers,
             "compute": job.learner.scorer.compiled.name if isinstance(job.learner.scorer, KernelScorer) else "modules"}

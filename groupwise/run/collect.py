@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from groupwise.core.keyed import fold
+from groupwise.core.keyed import folds, word
 from groupwise.core.rollout import Component, Context, Episode, Group, Prompt, Rollout, Turn
 from groupwise.core.services import Budget, Engine, Environment, Plan, Request, Sampling
 from groupwise.errors import ConfigError, TrainingError
@@ -157,8 +157,10 @@ class Sampler:
     def episodes(self, plans: Sequence[Plan]) -> list[list[tuple[Episode, tuple[Component, ...]]]]:
         """For every plan its episodes, each with what the environment paid on the way. Turns of all episodes run together."""
         start = "start" if self.environment else None  # all episodes of a prompt share their first state
-        open_ones = [_Talk(plan, fold(plan.visit, plan.first + i), state=start) for plan in plans for i in range(plan.n)]
-        every = list(open_ones)
+        samples = [(plan, plan.first + i) for plan in plans for i in range(plan.n)]
+        streams = folds(_words(plan.visit for plan, _ in samples), _words(sample for _, sample in samples)).tolist()
+        every = [_Talk(plan, stream, state=start) for (plan, _), stream in zip(samples, streams, strict=True)]
+        open_ones = every
         for turn in range(self.environment.max_turns if self.environment else 1):
             self._turn(open_ones, turn)
             open_ones = [talk for talk in open_ones if self._answer(talk)]
@@ -167,16 +169,16 @@ class Sampler:
 
     def _turn(self, talks: list["_Talk"], turn: int) -> None:
         """One completion for every open episode; those that share a context and its limits share a request."""
-        asked: dict[tuple[Context, Sampling], list[_Talk]] = {}
-        for talk in talks:
-            room = self.context_limit - len(talk.context.tokens)
-            limits = replace(self.sampling, max_tokens=min(room, talk.plan.max_tokens or self.sampling.max_tokens),
-                             temperature=self.sampling.temperature if talk.plan.temperature is None else talk.plan.temperature)
-            asked.setdefault((talk.context, limits), []).append(talk)
-        requests = [Request(context, tuple(fold(self.seed, talk.stream, turn) for talk in some), limits)
-                    for (context, limits), some in asked.items()]
+        asked: dict[tuple[Context, int, float], list[tuple[_Talk, int]]] = {}
+        for talk, stream in zip(talks, folds(self.seed, _words(talk.stream for talk in talks), turn).tolist(), strict=True):
+            limit = min(self.context_limit - len(talk.context.tokens), talk.plan.max_tokens or self.sampling.max_tokens)
+            temperature = self.sampling.temperature if talk.plan.temperature is None else talk.plan.temperature
+            asked.setdefault((talk.context, limit, temperature), []).append((talk, stream))
+        requests = [Request(context, tuple(stream for _, stream in some),
+                            replace(self.sampling, max_tokens=limit, temperature=temperature))
+                    for (context, limit, temperature), some in asked.items()]
         for some, completions in zip(asked.values(), self.engine.generate(requests), strict=True):
-            for talk, completion in zip(some, completions, strict=True):
+            for (talk, _), completion in zip(some, completions, strict=True):
                 moved = talk.plan.train_context if not talk.turns else None
                 text = decode(self.policy.tokenizer, completion.tokens, self.policy.eos_ids)
                 talk.turns.append(Turn(talk.context, completion, train_context=moved, state=talk.state, text=text))
@@ -198,9 +200,13 @@ class Sampler:
         return not reply.done and len(talk.context.tokens) < self.context_limit
 
 
+def _words(numbers: Iterable[int]) -> np.ndarray:
+    return np.array([word(number) for number in numbers], dtype=np.uint64)
+
+
 def _judged(group: Group) -> Group:
     """The group without its abstentions, which are counted."""
-    kept = tuple(r for r in group.rollouts if judged(r))
+    kept = tuple([r for r in group.rollouts if judged(r)])
     return replace(group, rollouts=kept, abstained=group.abstained + len(group.rollouts) - len(kept))
 
 

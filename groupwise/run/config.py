@@ -63,7 +63,7 @@ class LearnerSettings:
     """Largest norm of the gradient; 0: not clipped."""
     micro_tokens: int = 0
     """Tokens (padded, without kernels) of one forward and backward pass, a matter of memory and speed, never of the result;
-    0: 1024 on a processor, 2048 with kernels (measured fastest there), 16384 on a GPU."""
+    0: 1024 on a processor, 1536 with kernels (measured best there), 16384 on a GPU."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of the products; sums, and the weights of the optimiser, stay float32. auto: bfloat16 in kernels on a
     processor that is fast at it, else float32."""
@@ -73,8 +73,11 @@ class LearnerSettings:
     device: str = "auto"
     """auto: a CUDA device if there is one, else the processor."""
     threads: int = 0
-    """Processor threads; 0: 1 for a small model without kernels, else all cores up to 16. The number chosen is saved with the
-    run."""
+    """Threads of each process; 0: 1 for a small model without kernels, or several processes; else all cores up to 16. The number
+    chosen is saved with the run."""
+    workers: int = 0
+    """Processes that share generation and gradients by the model's own modules; 0: 2 for a small model on a processor with two
+    cores or more, else 1. The number chosen is saved with the run."""
 
 
 @dataclass(frozen=True)
@@ -170,9 +173,12 @@ def _check_sampling(sampling: SamplingSettings) -> None:
 
 
 def _check_learner(learner: LearnerSettings) -> None:
-    for name in ("warmup_steps", "weight_decay", "grad_clip", "threads"):
+    for name in ("warmup_steps", "weight_decay", "grad_clip", "threads", "workers"):
         _least(name, getattr(learner, name), 0)
     _least("micro_tokens", learner.micro_tokens, 0)
+    if learner.workers > 1 and learner.compute == "kernels":
+        raise ConfigError(f"workers={learner.workers} and compute=kernels: kernels share the work among threads of one process; "
+                          f"take workers=1 and threads={learner.workers}, or compute=modules")
     if not 0.0 < learner.lr < 1.0:
         raise ConfigError(f"lr must lie between 0 and 1, got {learner.lr}")
     if not all(0.0 <= beta < 1.0 for beta in learner.betas):
@@ -189,10 +195,20 @@ def resolved(run: Run) -> Run:
     return replace(run, name=run.name or re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{run.method}-{run.task}-{run.seed}").lstrip("-."))
 
 
-def with_threads(run: Run, parameters: int, kernels: bool = False) -> Run:
-    """The run with its number of threads filled in, for a model of so many parameters, run by kernels or not."""
-    own = 1 if parameters < SMALL and not kernels else min(cores(), MAX_THREADS)
-    return replace(run, learner=replace(run.learner, threads=run.learner.threads or own))
+def with_threads(run: Run, parameters: int, kernels: bool = False, device: str = "cpu") -> Run:
+    """The run with its numbers of processes and threads filled in, for a model of so many parameters, run by kernels or not.
+
+    ConfigError: several processes where they cannot be (a GPU, Windows).
+    """
+    own, small = run.learner, parameters < SMALL and not kernels
+    able = device == "cpu" and sys.platform != "win32"
+    workers = own.workers or (2 if small and able and own.threads <= 1 and cores() > 1 else 1)
+    if workers > 1 and not able:
+        where = sys.platform if device == "cpu" else device
+        raise ConfigError(f"workers={workers} on {where}: several processes share a processor's memory, on Linux and macOS; take "
+                          "workers=1")
+    threads = own.threads or (1 if small or workers > 1 else min(cores(), MAX_THREADS))
+    return replace(run, learner=replace(own, threads=threads, workers=workers))
 
 
 def arithmetic(run: Run, task_size: int, updates: int = 1) -> list[str]:

@@ -38,16 +38,7 @@ class Grader:
         """
         items = _items([(e.prompt, e.text, e.turns[-1].completion.finish if e.turns else "abort") for e in episodes])
         columns = [_floored(pool.grade(items)) for pool in self.pools]
-        made = []
-        for i, (episode, extra) in enumerate(zip(episodes, earned, strict=True)):
-            graded = [column[i] for column in columns]
-            verdicts = [g.verdict for g in graded]
-            failed = [v for kind in ("crash", "timeout") for v in verdicts if v.kind == kind]
-            components = tuple(c for g in graded for c in g.components)
-            if failed and failed[0].kind == "timeout" and verdicts[0].kind != "timeout":  # an extra reward: not right either
-                components = tuple(replace(c, value=0.0) if c.name == "correct" and c.value else c for c in components)
-            made.append(Rollout(episode, failed[0] if failed else verdicts[0], components + extra))
-        return made
+        return [_rollout(episode, extra, graded) for episode, extra, *graded in zip(episodes, earned, *columns, strict=True)]
 
     def problems(self) -> dict[str, int]:
         """Messages of rewards that failed, with their counts so far."""
@@ -64,8 +55,23 @@ class Grader:
         self.close()
 
 
+def _rollout(episode: Episode, earned: tuple[Component, ...], graded: Sequence[Graded]) -> Rollout:
+    """A rollout from what each verifier or reward said of it."""
+    components = tuple(c for g in graded for c in g.components)
+    verdict = graded[0].verdict
+    failed = [g.verdict for g in graded if g.verdict.kind in ("crash", "timeout")]
+    if failed:
+        worst = min(failed, key=lambda v: v.kind)  # a crash before a time-out
+        if worst.kind == "timeout" and verdict.kind != "timeout":  # an extra reward: not right either
+            components = tuple(replace(c, value=0.0) if c.name == "correct" and c.value else c for c in components)
+        verdict = worst
+    return Rollout(episode, verdict, components + earned)
+
+
 def _floored(graded: list[Graded]) -> list[Graded]:
     """The same, with the lowest reward of the others (or 0) where the verifier timed out."""
+    if all(g.verdict.kind != "timeout" for g in graded):
+        return graded
     totals = [sum(c.value for c in g.components if c.value is not None) for g in graded if g.verdict.kind != "timeout"]
     floor = min([0.0, *totals])
     return [replace(g, components=(Component("timeout", floor),)) if g.verdict.kind == "timeout" else g for g in graded]

@@ -1,6 +1,7 @@
 """The loop, on one screen, and how a run starts, goes on and ends."""
 
 import contextlib
+import gc
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -149,7 +150,7 @@ def _go(job: Job, start: int, sizes: dict[str, int] | None, problems: Sequence[s
     record = Record(job.folder)
     try:
         record.truncate(sizes or dict.fromkeys(record.sizes(), 0))
-        with job.grader, Console(job.run.steps) as console:
+        with job.workers, job.grader, Console(job.run.steps) as console:
             if job.task.dropped:
                 console.say(f"{job.task.dropped} training prompts stand twice in the data and are used once")
             for line in job.notes:
@@ -162,8 +163,10 @@ def _go(job: Job, start: int, sizes: dict[str, int] | None, problems: Sequence[s
                 console.warn(problem)
             if start == 0 and job.run.eval_every:
                 evaluate_now(job, 0, record, console)
+            gc.freeze()  # what was made so far stays: collections need not walk the libraries' objects at every step
             loop(job, start, record, console, Checkpoints(job.folder, job.run.keep))
             summary = finish(job)
             show(summary, console)
     finally:
+        gc.unfreeze()
         record.close()

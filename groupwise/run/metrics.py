@@ -1,11 +1,15 @@
 """Metrics of a step that need no second model: of the groups drawn, and means over the optimiser steps of a batch."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool
 
 from groupwise.core.rollout import Rollout
+from groupwise.objective import levels
 from groupwise.run.collect import Tally
 
 
@@ -21,33 +25,25 @@ def of_groups(tally: Tally) -> dict[str, float]:
     if not rollouts:
         return {name: float(x) for name, x in out.items()}
     rewards = np.array([r.reward for r in rollouts], dtype=np.float64)
-    spread = [np.ptp(g.rewards) > 0 for g in groups if g.rollouts]
-    informative = {"all_correct": 0, "all_wrong": 0}
-    for group in groups:
-        if group.rollouts and len(set(group.correct.tolist())) == 1:
-            informative["all_correct" if group.correct[0] else "all_wrong"] += 1
-    out |= {"reward": rewards.mean(), "reward_std": rewards.std(),
-            "accuracy": np.mean([bool(r.verdict.correct) for r in rollouts]), "informative": np.mean(spread)}
-    out |= {f"groups_{name}": n / len(groups) for name, n in informative.items()}
-    out |= _lengths(rollouts)
-    out |= {f"verdict/{kind}": n / len(rollouts) for kind, n in sorted(_kinds(rollouts).items())}
-    logp = np.array([x for r in rollouts for t in r.episode.turns for x in t.completion.logp])
+    right = np.array([bool(r.verdict.correct) for r in rollouts])
+    sizes = [len(g.rollouts) for g in groups if g.rollouts]
+    of, n = np.repeat(np.arange(len(sizes)), sizes), len(sizes)
+    spread = levels.reduce(rewards, of, n, "max") > levels.reduce(rewards, of, n, "min")
+    wins = levels.reduce(right.astype(np.float64), of, n, "mean")
+    out |= {"reward": rewards.mean(), "reward_std": rewards.std(), "accuracy": right.mean(), "informative": spread.mean(),
+            "groups_all_correct": (wins == 1).sum() / len(groups), "groups_all_wrong": (wins == 0).sum() / len(groups)}
+    out |= _lengths(rollouts, right)
+    kinds = Counter(r.verdict.kind for r in rollouts)
+    out |= {f"verdict/{kind}": n / len(rollouts) for kind, n in sorted(kinds.items())}
+    logp = np.fromiter(chain.from_iterable(t.completion.logp for r in rollouts for t in r.episode.turns), dtype=np.float64)
     if len(logp):
         out["surprise"] = -float(np.nanmean(logp))  # the sampled estimate of the entropy, over every token drawn
     return {name: float(x) for name, x in out.items()}
 
 
-def _kinds(rollouts: Sequence[Rollout]) -> dict[str, int]:
-    kinds: dict[str, int] = {}
-    for rollout in rollouts:
-        kinds[rollout.verdict.kind] = kinds.get(rollout.verdict.kind, 0) + 1
-    return kinds
-
-
-def _lengths(rollouts: Sequence[Rollout]) -> dict[str, float]:
+def _lengths(rollouts: Sequence[Rollout], right: Bool[np.ndarray, " n"]) -> dict[str, float]:
     """Mean, median and 95th percentile by correctness; truncation overall and among right answers."""
     lengths = np.array([r.episode.length for r in rollouts])
-    right = np.array([bool(r.verdict.correct) for r in rollouts])
     cut = np.array([r.episode.truncated for r in rollouts])
     out = {"length": float(lengths.mean()), "truncated": float(cut.mean())}
     for name, chosen in (("right", right), ("wrong", ~right)):

@@ -1,19 +1,16 @@
 """The curve of a run as a picture. Needs the extra `plots` (matplotlib), which nothing else in the package imports."""
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from groupwise.errors import ConfigError
 
-try:
-    import matplotlib as mpl
-except ImportError as error:
-    raise ConfigError("drawing the curve of a run needs matplotlib: pip install 'groupwise[plots]'") from error
-
-mpl.use("Agg")
-import matplotlib.pyplot as plt
-from matplotlib.axes import Axes
+if find_spec("matplotlib") is None:
+    raise ConfigError("drawing the curve of a run needs matplotlib: pip install 'groupwise[plots]'")
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 BLUE, ORANGE, GREEN, RED, GREY = "#3465a4", "#d9822b", "#2e8b57", "#c0392b", "#777777"
 STYLE = {
@@ -30,6 +27,10 @@ def curve(metrics: Rows, evaluations: Rows, path: Path, title: str) -> None:
     `metrics` are rows of `metrics.jsonl` (step, reward, length_right, length_wrong, length, entropy), `evaluations` of
     `evaluations.jsonl` (step, value, low, high, n); numbers may be absent or null.
     """
+    import matplotlib as mpl  # not before it is needed: it is a tenth of a small run's memory
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
     with plt.rc_context(STYLE):
         figure, (top, middle, bottom) = plt.subplots(
             3, 1, figsize=(8.5, 8.5), sharex=True, height_ratios=[2.2, 1.2, 1.0], layout="constrained")
@@ -63,7 +64,7 @@ def smooth(values: Sequence[float], window: int) -> list[float]:
     return out
 
 
-def _line(axes: Axes, rows: Rows, name: str, colour: str, label: str) -> None:
+def _line(axes: "Axes", rows: Rows, name: str, colour: str, label: str) -> None:
     """A number step by step, faint, with its running mean above."""
     steps, values = column(rows, name)
     if not steps:
@@ -73,7 +74,7 @@ def _line(axes: Axes, rows: Rows, name: str, colour: str, label: str) -> None:
     axes.plot(steps, smooth(values, window), color=colour, linewidth=2.0, label=label)
 
 
-def _progress(axes: Axes, metrics: Rows, evaluations: Rows) -> None:
+def _progress(axes: "Axes", metrics: Rows, evaluations: Rows) -> None:
     """Sampled reward, and held-out accuracy with its interval."""
     _line(axes, metrics, "reward", BLUE, "sampled reward (train prompts)")
     rows = [row for row in evaluations if row.get("value") is not None]
@@ -91,7 +92,7 @@ def _progress(axes: Axes, metrics: Rows, evaluations: Rows) -> None:
     _legend(axes, "lower right")
 
 
-def _lengths(axes: Axes, metrics: Rows) -> None:
+def _lengths(axes: "Axes", metrics: Rows) -> None:
     """Completion length, right and wrong answers apart: wrong ones growing alone are a length bias."""
     _line(axes, metrics, "length_right", GREEN, "right answers")
     _line(axes, metrics, "length_wrong", RED, "wrong answers")
@@ -103,7 +104,7 @@ def _lengths(axes: Axes, metrics: Rows) -> None:
     _legend(axes, "best")
 
 
-def _legend(axes: Axes, place: str) -> None:
+def _legend(axes: "Axes", place: str) -> None:
     """A legend, if there is anything to name."""
     if axes.get_legend_handles_labels()[1]:
         axes.legend(loc=place)

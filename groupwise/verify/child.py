@@ -7,10 +7,15 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from typing import IO
 
 _LINE = 16 * 2**20
 """Bytes of one reply; what is longer is not a reply."""
+_CHUNK = 2**16
+"""Bytes that are read at a time."""
+_GATHER = 0.0005
+"""Seconds in which replies gather before the next are read: to be woken for each costs more than reading it."""
 _TAIL = 8000
 """Bytes of stderr that are kept."""
 _SETTINGS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
@@ -36,7 +41,8 @@ class Child:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
             env={**os.environ, **_SETTINGS, "PYTHONPATH": path}, start_new_session=True)
-        self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._lines: queue.SimpleQueue[list[bytes]] = queue.SimpleQueue()
+        self._read: list[bytes] = []
         self._payloads: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._stderr = b""
         stdin, stdout, stderr = self._process.stdin, self._process.stdout, self._process.stderr
@@ -45,7 +51,7 @@ class Child:
         assert stderr is not None
         self._errors = threading.Thread(target=self._keep, args=(stderr,), daemon=True)
         self._errors.start()
-        threading.Thread(target=self._receive, args=(os.fdopen(os.dup(stdout.fileno()), "rb"),), daemon=True).start()
+        threading.Thread(target=self._receive, args=(os.fdopen(os.dup(stdout.fileno()), "rb", buffering=0),), daemon=True).start()
         threading.Thread(target=self._write, args=(stdin,), daemon=True).start()
         stdout.close()
 
@@ -55,13 +61,14 @@ class Child:
 
     def receive(self, seconds: float) -> bytes:
         """The next line from the process; `LateError` after `seconds`, `GoneError` if it has ended."""
-        try:
-            line = self._lines.get(timeout=seconds)
-        except queue.Empty:
-            raise LateError from None
-        if not line:
+        if not self._read:
+            try:
+                self._read = self._lines.get(timeout=seconds)[::-1]
+            except queue.Empty:
+                raise LateError from None
+        if not self._read:
             raise GoneError
-        return line
+        return self._read.pop()
 
     def kill(self) -> None:
         """End the process and everything it started."""
@@ -95,10 +102,17 @@ class Child:
                 self._stderr = (self._stderr + chunk)[-_TAIL:]
 
     def _receive(self, pipe: IO[bytes]) -> None:
+        begun = b""
         with pipe:
-            while line := pipe.readline(_LINE):
-                self._lines.put(line)
-        self._lines.put(b"")
+            while chunk := pipe.read(_CHUNK):
+                *lines, begun = (begun + chunk).split(b"\n")
+                if len(begun) > _LINE:
+                    lines, begun = [*lines, begun], b""
+                if lines:
+                    self._lines.put(lines)
+                time.sleep(_GATHER)
+        self._lines.put([begun] if begun else [])
+        self._lines.put([])
 
     def _write(self, pipe: IO[bytes]) -> None:
         with contextlib.suppress(BrokenPipeError), pipe:

@@ -21,8 +21,8 @@ from groupwise.errors import ConfigError, DataError, VerifierError
 from groupwise.verify import check_name
 from groupwise.verify.child import Child, GoneError, LateError
 
-AHEAD = 16
-"""Items that a worker is given at a time: it need not wait for the next one, and its time is still counted by the item."""
+AHEAD = 64
+"""Items at most that a worker is given at a time: it need not wait for the next, and its time is still counted by the item."""
 _MOST_PROBLEMS = 200
 """Different messages that `Pool.problems` keeps apart."""
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
@@ -87,15 +87,20 @@ class Pool:
         payloads = [_payload(first + index, item) for index, item in enumerate(items)]
         results: list[Graded | None] = [None] * len(items)
         traces: dict[int, str] = {}
-        todo = deque(range(len(items)))
+        todo, slots = deque(range(len(items))), min(len(self._children), len(items))
+        ahead = min(AHEAD, 1 + len(items) // (4 * max(1, slots)))  # a slow item must not keep back many that others could do
 
         def serve(slot: int) -> None:
             sent: deque[int] = deque()
             while True:
-                with contextlib.suppress(IndexError):
-                    while len(sent) < AHEAD:
-                        sent.append(todo.popleft())
-                        self._send(slot, payloads[sent[-1]])
+                if len(sent) <= ahead // 2:
+                    more: list[int] = []
+                    with contextlib.suppress(IndexError):
+                        while len(sent) + len(more) < ahead:
+                            more.append(todo.popleft())
+                    if more:
+                        sent += more
+                        self._send(slot, b"".join([payloads[index] for index in more]))
                 if not sent:
                     return
                 index = sent.popleft()
@@ -105,7 +110,7 @@ class Pool:
                     sent.clear()
 
         with self._lock:
-            self._run(serve, min(len(self._children), len(items)), todo)
+            self._run(serve, slots, todo)
         if items and len(traces) == len(items):
             raise VerifierError(f"verifier {self.verifier!r} failed on all {len(items)} items; the first:\n{traces[min(traces)]}")
         return [graded for graded in results if graded is not None]
@@ -134,7 +139,7 @@ class Pool:
                 todo.clear()  # an error or an interrupt ends the other workers' turns as well
 
     def _send(self, slot: int, payload: bytes) -> None:
-        """Give a worker an item, after what it was given before; a worker that is gone is replaced."""
+        """Give a worker some items, after what it was given before; a worker that is gone is replaced."""
         child = self._children[slot]
         if child is None:
             self._children[slot] = child = self._start()
@@ -165,7 +170,7 @@ class Pool:
     def _read(self, slot: int, index: int, reply: dict[str, Any], traces: dict[int, str]) -> Graded:
         if "raised" not in reply:
             components = tuple(Component(name, value) for name, value in reply["components"])
-            return Graded(Verdict(**reply["verdict"]), components)
+            return Graded(Verdict(*reply["verdict"]), components)
         self._note(f"crash: {reply['raised']}")
         if reply.get("fatal"):
             self._discard(slot)

@@ -1,7 +1,8 @@
 """A verifier in a process of its own: `python -m groupwise.verify.worker NAME DEADLINE MEMORY_MB`.
 
 One JSON object a line. In: {"id", "text", "answer", "columns"}. Out: first {"ready": true}, then for each item
-{"id", "verdict", "components"}, or {"id", "raised", "trace"}, with "fatal" where the process should be replaced.
+{"id", "verdict", "components"}, or {"id", "raised", "trace"}, with "fatal" where the process should be replaced. A verdict is a
+list of the fields of `Verdict`, a component its name and value. A reply is written before the next item is begun.
 
 The protocol keeps the original stdin and stdout to itself: whatever the verifier prints goes to stderr, and it reads nothing.
 The process ends when its stdin does, so it does not outlive the one that started it.
@@ -15,7 +16,6 @@ import sys
 import threading
 import time
 import traceback
-from dataclasses import asdict, replace
 from typing import Any, BinaryIO
 
 from groupwise.verify import resolve
@@ -58,8 +58,9 @@ def _answer(grade: Grade, item: dict[str, Any]) -> dict[str, Any]:
     except (Exception, SystemExit) as error:
         short = traceback.format_exception_only(error)[-1].strip()[:300]
         return {"id": item["id"], "raised": short, "trace": traceback.format_exc()[-8000:]}
-    verdict = replace(found.verdict, seconds=time.perf_counter() - started)
-    return {"id": item["id"], "verdict": asdict(verdict), "components": [(c.name, c.value) for c in found.components]}
+    said, seconds = found.verdict, time.perf_counter() - started
+    return {"id": item["id"], "verdict": [said.correct, said.kind, said.tier, said.extracted, seconds],
+            "components": [(c.name, c.value) for c in found.components]}
 
 
 def _private_pipes() -> tuple[BinaryIO, BinaryIO]:

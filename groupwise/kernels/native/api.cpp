@@ -68,10 +68,7 @@ class EngineOf : public Engine {
 
   void drop(void* given) override {
     std::unique_ptr<Ticket> ticket(static_cast<Ticket*>(given));
-    for (auto& chunk : ticket->chunks) {
-      chunk.kept->reset();
-      spare_.push_back(chunk.kept);
-    }
+    for (size_t i = ticket->chunks.size(); i-- > 0;) give_back(ticket->chunks[i].kept);
   }
 
   // gradients[p] += what the threads have summed, in the order of the threads; their sums begin anew.
@@ -93,25 +90,26 @@ class EngineOf : public Engine {
   }
 
   void* sampler(const Wishes& w) override {
-    if (sampling_) throw std::logic_error("another sampler is at work");
     int longest = 0;
     for (int c = 0; c < w.contexts; c++) longest = std::max(longest, w.context_starts[c + 1] - w.context_starts[c]);
     model_.reach(longest + w.max_tokens);
     auto found = std::make_unique<Shares>();
     std::vector<int> at = cuts(w, threads_);
-    for (int t = 0; t < threads_; t++) found->push_back(std::make_unique<Sampler<T>>(model_, w, at[t], at[t + 1]));
-    sampling_ = true;
+    for (int t = 0; t < threads_; t++) {
+      found->memory.push_back(borrow());
+      found->samplers.push_back(std::make_unique<Sampler<T>>(model_, w, at[t], at[t + 1], *found->memory.back()));
+    }
     return found.release();
   }
 
   void sample(void* sampler, int steps) override {
     Shares& shares = *static_cast<Shares*>(sampler);
-    in_threads(threads_, [&](int t) { shares[t]->run(steps, rooms_[t]); });
+    in_threads(threads_, [&](int t) { shares.samplers[t]->run(steps, rooms_[t]); });
   }
 
   void end(void* sampler) override {
-    delete static_cast<Shares*>(sampler);
-    sampling_ = false;
+    std::unique_ptr<Shares> shares(static_cast<Shares*>(sampler));
+    for (size_t i = shares->memory.size(); i-- > 0;) give_back(shares->memory[i]);
   }
 
  private:
@@ -120,8 +118,16 @@ class EngineOf : public Engine {
     std::vector<Chunk<T>> chunks;
     std::vector<std::vector<int>> dealt;
   };
-  using Shares = std::vector<std::unique_ptr<Sampler<T>>>;
+  struct Shares {
+    std::vector<std::unique_ptr<Sampler<T>>> samplers;
+    std::vector<Arena*> memory;
+  };
 
+  // Arenas are a stack: the same ones serve the same purpose again and again, and are as large as that needs.
+  void give_back(Arena* arena) {
+    arena->reset();
+    spare_.push_back(arena);
+  }
   Arena* borrow() {
     if (spare_.empty()) {
       arenas_.push_back(std::make_unique<Arena>());
@@ -134,7 +140,6 @@ class EngineOf : public Engine {
 
   Model<T> model_;
   int threads_, chunk_rows_;
-  bool sampling_ = false;
   std::vector<Room> rooms_;
   std::vector<std::unique_ptr<Gradients<T>>> gradients_;
   std::vector<std::unique_ptr<Arena>> arenas_;

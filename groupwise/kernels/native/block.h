@@ -4,20 +4,19 @@
 
 namespace groupwise {
 
-// What a block's backward needs of its forward. While sampling one of these is used over and over.
+// What a block's backward needs of its forward; what is cheap is computed again. While sampling one of these is used over and
+// over.
 template <class T>
 struct Saved {
   float *x0, *x1;          // the residual stream before either half
   float *inverse1, *inverse2, *lse;
-  T *normed1, *mixed, *normed2, *gate_up, *hidden, *raw;  // raw: queries and keys before their norms, if they have any
+  T *mixed, *gate_up, *raw;  // raw: queries and keys before their norms, if they have any
   Heads<T> heads;
 
   Saved(Arena& arena, const Sizes& s, int rows)
       : x0(arena.get<float>(size_t(rows) * s.wide())), x1(arena.get<float>(size_t(rows) * s.wide())),
         inverse1(arena.get<float>(rows)), inverse2(arena.get<float>(rows)), lse(arena.get<float>(size_t(rows) * s.heads)),
-        normed1(arena.padded<T>(rows, s.hidden, s.wide())), mixed(arena.padded<T>(rows, s.query(), s.query_wide())),
-        normed2(arena.padded<T>(rows, s.hidden, s.wide())), gate_up(arena.get<T>(size_t(rows) * 2 * s.mlp_wide())),
-        hidden(arena.padded<T>(rows, s.mlp, s.mlp_wide())),
+        mixed(arena.padded<T>(rows, s.query(), s.query_wide())), gate_up(arena.get<T>(size_t(rows) * 2 * s.mlp_wide())),
         raw(s.head_norms ? arena.get<T>(size_t(rows) * s.qkv_wide()) : nullptr) {
     int d = s.head_size, wide = s.head();
     size_t query_rows = size_t(rows) * s.heads, key_rows = size_t(rows) * s.kv_heads;
@@ -26,10 +25,9 @@ struct Saved {
   }
 };
 
-// Working memory of one thread: of a block, of its smaller parts, of one tile of attention; while sampling also the caches and
-// what lives for one token.
+// Working memory of one thread: of a block, of its smaller parts, of one tile of attention.
 struct Room {
-  Arena big, small, tile, caches, step;
+  Arena big, small, tile;
 };
 
 // Calls f(where the head begins in a row of q, k and v; which of them it is: 0, 1, 2; key-value head; query head of it).
@@ -98,11 +96,14 @@ void to_heads_backward(const Model<T>& m, const Layer<T>& l, const Rows<T>& rows
   }
 }
 
+// The norms of some rows, in the arena; with `inverse` what their backward needs.
 template <class T>
-void norms(const Sizes& s, const float* x, const float* w, int rows, Arena& arena, float* inverse, T* out) {
+T* norms(const Sizes& s, const float* x, const float* w, int rows, Arena& arena, float* inverse) {
   float* room = arena.get<float>(s.hidden);
+  T* out = arena.padded<T>(rows, s.hidden, s.wide());
   for (int r = 0; r < rows; r++)
     inverse[r] = norm(x + size_t(r) * s.wide(), w, s.hidden, s.epsilon, room, out + size_t(r) * s.wide());
+  return out;
 }
 
 // x += attention(norm(x)); x += mlp(norm(x)). `keep`: for a backward to come.
@@ -115,24 +116,23 @@ void block_forward(const Model<T>& m, int layer, const Rows<T>& rows, float* x, 
   room.big.reset();
   float* y = room.big.get<float>(size_t(n) * std::max({s.qkv_wide(), wide, 2 * mlp}));
   float* one = room.big.get<float>(2 * mlp);
+  T* hidden = room.big.padded<T>(n, s.mlp, mlp);
 
   if (keep) std::copy_n(x, all, saved.x0);
-  norms(s, x, l.norm1, n, room.big, saved.inverse1, saved.normed1);
-  l.qkv.apply(saved.normed1, n, y);
+  l.qkv.apply(norms<T>(s, x, l.norm1, n, room.big, saved.inverse1), n, y);
   to_heads(m, l, rows, y, saved);
   attend(s, layer, rows, saved.heads, saved.mixed, keep ? saved.lse : nullptr, room.tile);
   l.out.apply(saved.mixed, n, y);
   add(x, y, all);
 
   if (keep) std::copy_n(x, all, saved.x1);
-  norms(s, x, l.norm2, n, room.big, saved.inverse2, saved.normed2);
-  l.gate_up.apply(saved.normed2, n, y);
+  l.gate_up.apply(norms<T>(s, x, l.norm2, n, room.big, saved.inverse2), n, y);
   for (int r = 0; r < n; r++) {
     const float* gate = y + size_t(r) * 2 * mlp;
-    gated(gate, gate + mlp, s.mlp, one, saved.hidden + size_t(r) * mlp);
+    gated(gate, gate + mlp, s.mlp, one, hidden + size_t(r) * mlp);
     if (keep) narrow(gate, saved.gate_up + size_t(r) * 2 * mlp, 2 * mlp);
   }
-  l.down.apply(saved.hidden, n, y);
+  l.down.apply(hidden, n, y);
   add(x, y, all);
 }
 
@@ -169,19 +169,20 @@ void block_backward(const Model<T>& m, int layer, const Rows<T>& rows, float* dx
   size_t all = size_t(n) * wide;
   room.big.reset();
   float* dy = room.big.get<float>(size_t(n) * std::max({wide, mlp, s.query_wide()}));
-  float* one = room.big.get<float>(2 * mlp);
+  float* one = room.big.get<float>(3 * mlp);
   T* narrowed = room.big.get<T>(all);
   T* dwide = room.big.padded<T>(n, 2 * s.mlp, 2 * mlp);
+  T* hidden = room.big.padded<T>(n, s.mlp, mlp);
 
   narrow(dx, narrowed, all);
-  weight_gradient(narrowed, saved.hidden, n, l.down, grad.down, room.small);
   l.down.apply_backward(narrowed, n, dy);
   for (int r = 0; r < n; r++) {
     const T* gate = saved.gate_up + size_t(r) * 2 * mlp;
     T* out = dwide + size_t(r) * 2 * mlp;
-    gated_backward(gate, gate + mlp, dy + size_t(r) * mlp, s.mlp, one, out, out + mlp);
+    gated_backward(gate, gate + mlp, dy + size_t(r) * mlp, s.mlp, one, out, out + mlp, hidden + size_t(r) * mlp);
   }
-  weight_gradient(dwide, saved.normed2, n, l.gate_up, grad.gate_up, room.small);
+  weight_gradient(narrowed, hidden, n, l.down, grad.down, room.small);
+  weight_gradient(dwide, norms<T>(s, saved.x1, l.norm2, n, room.big, saved.inverse2), n, l.gate_up, grad.gate_up, room.small);
   l.gate_up.apply_backward(dwide, n, dy);
   norms_backward(s, saved.x1, l.norm2, saved.inverse2, n, dy, dx, grad.norm2);
 
@@ -194,7 +195,7 @@ void block_backward(const Model<T>& m, int layer, const Rows<T>& rows, float* dx
   attend_backward(s, rows, h, saved.lse, dy, dheads, room.tile, room.small);
   T* dqkv = room.big.padded<T>(n, s.qkv(), s.qkv_wide());
   to_heads_backward(m, l, rows, saved, dheads, grad.bias, grad.norm_q, grad.norm_k, dqkv);
-  weight_gradient(dqkv, saved.normed1, n, l.qkv, grad.qkv, room.small);
+  weight_gradient(dqkv, norms<T>(s, saved.x0, l.norm1, n, room.big, saved.inverse1), n, l.qkv, grad.qkv, room.small);
   l.qkv.apply_backward(dqkv, n, dy);
   norms_backward(s, saved.x0, l.norm1, saved.inverse1, n, dy, dx, grad.norm1);
 }

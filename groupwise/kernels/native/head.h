@@ -75,10 +75,9 @@ class HeadPass {
     const Sizes& s = m_.shape;
     int n = int(rows_.size());
     x_ = kept.get<float>(size_t(n) * s.wide()), inverse_ = kept.get<float>(n), moments_ = kept.get<Moments>(n);
-    normed_ = kept.padded<T>(n, s.hidden, s.wide());
     for (int i = 0; i < n; i++) std::copy_n(stream + size_t(rows_[i]) * s.wide(), s.wide(), x_ + size_t(i) * s.wide());
     room.big.reset();
-    norms(s, x_, m_.final_norm, n, room.big, inverse_, normed_);
+    normed_ = norms<T>(s, x_, m_.final_norm, n, kept, inverse_);
     int slices = (s.vocabulary + SLICE - 1) / SLICE;
     Partial* parts = room.big.get<Partial>(size_t(n) * slices);
     each(room, [&](int row, int from, int words, float* logits) {

@@ -49,11 +49,13 @@ struct Wishes {
   uint8_t* done;  // 1: ended by an end token, 2: by length; the caller may set 1 between two runs
 };
 
-// One thread's share of the rows. Its caches lie in the thread's room: one sampler at a time.
+// One thread's share of the rows.
 template <class T>
 class Sampler {
  public:
-  Sampler(const Model<T>& m, const Wishes& w, int first, int last) : m_(m), w_(w), first_(first), last_(last) {}
+  // `memory` holds the caches for the sampler's life.
+  Sampler(const Model<T>& m, const Wishes& w, int first, int last, Arena& memory)
+      : m_(m), w_(w), first_(first), last_(last), memory_(memory) {}
 
   // Make up to `steps` more tokens for every row that has not ended.
   void run(int steps, Room& room) {
@@ -70,7 +72,6 @@ class Sampler {
 
   // Run every context, and sample the first token of every row.
   void start(Room& room) {
-    room.caches.reset();
     caches_.reserve(2 * size_t(last_ - first_));
     own_.assign(last_ - first_, nullptr), prefix_.assign(last_ - first_, nullptr);
     std::vector<int> last_row(last_ - first_);
@@ -79,7 +80,7 @@ class Sampler {
       int begin = i;
       while (i < last_ && (i == begin || rows_.count() < PORTION)) {
         int c = w_.context[i], n = prefix_length(c), row = rows_.count();
-        caches_.emplace_back(room.caches, m_.shape, m_.shape.layers, n);
+        caches_.emplace_back(memory_, m_.shape, m_.shape.layers, n);
         for (int t = 0; t < n; t++) rows_.token.push_back(w_.context_tokens[w_.context_starts[c] + t]), rows_.position.push_back(t);
         rows_.families.push_back({row, n, int(rows_.spans.size()), 1, nullptr, 0, -1});
         rows_.spans.push_back({row, n, 0, &caches_.back()});
@@ -90,7 +91,7 @@ class Sampler {
       scatter(i - begin, [&](int k) { return begin + k; }, [&](int k) { return last_row[begin + k - first_]; }, room);
     }
     for (int i = first_; i < last_; i++) {
-      caches_.emplace_back(room.caches, m_.shape, m_.shape.layers, std::max(1, w_.max_tokens - 1));
+      caches_.emplace_back(memory_, m_.shape, m_.shape.layers, std::max(1, w_.max_tokens - 1));
       own_[i - first_] = &caches_.back();
     }
   }
@@ -118,10 +119,10 @@ class Sampler {
   void forward(Room& room) {
     const Sizes& s = m_.shape;
     int n = rows_.count();
-    room.step.reset();
-    x_ = room.step.padded<float>(n, s.hidden, s.wide());
+    step_.reset();
+    x_ = step_.padded<float>(n, s.hidden, s.wide());
     for (int r = 0; r < n; r++) std::copy_n(m_.embedding + size_t(rows_.token[r]) * s.hidden, s.hidden, x_ + size_t(r) * s.wide());
-    Saved<T> saved(room.step, s, n);
+    Saved<T> saved(step_, s, n);
     for (int l = 0; l < s.layers; l++) block_forward(m_, l, rows_, x_, saved, false, room);
   }
 
@@ -165,6 +166,8 @@ class Sampler {
   const Model<T>& m_;
   const Wishes w_;
   int first_, last_;
+  Arena& memory_;
+  Arena step_;  // what lives for one token
   std::vector<Cache<T>> caches_;
   std::vector<const Cache<T>*> own_, prefix_;  // of each row of this share
   std::vector<int> alive_;

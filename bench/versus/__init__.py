@@ -1,0 +1,1 @@
+"""Parts of `bench/vs_trl.py` and `bench/gate.py`."""

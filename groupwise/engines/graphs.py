@@ -1,0 +1,101 @@
+"""Sampling on a GPU with the whole decoding step as one CUDA graph: the native engine without its launches.
+
+The step works on buffers of fixed size, so that a graph can repeat it; without a GPU the same step runs as it is written.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from groupwise.core.keyed import uniforms
+from groupwise.core.services import Sampling
+from groupwise.engines.native import Native, Row, Wave, draw
+from groupwise.models.head import sampling_logp
+
+WARM = 3
+"""Runs before a capture, as CUDA graphs ask for."""
+
+
+class Graphs(Native):
+    """As `Native`; models with attention windows are sampled in the native way."""
+
+    def _wave(self, sampling: Sampling, rows: list[Row]) -> Wave:
+        return Wave(self, sampling, rows) if self.window is not None else FixedWave(self, sampling, rows)
+
+
+class FixedWave(Wave):
+    """A wave whose step from one token to the next always does the same: it begins anew only when the batch has halved."""
+
+    shrink = 0.5
+    replay: Callable[[], None] | None = None
+
+    def forward(self) -> None:
+        """Feed the last token and draw the next one."""
+        if self.replay is None:
+            self.fix()
+        assert self.replay is not None
+        self.replay()
+        self.width += 1
+        self.engine.stats["steps"] += 1.0
+
+    def sample(self) -> None:
+        """Take what the step drew; the first token comes from the prefill."""
+        if self.position == 0:
+            super().sample()
+            return
+        self.block.append((self.token.clone(), self.logp_of.clone()))
+        self.block_last = self.token
+        self.position += 1
+
+    def keep(self, kept: list[int]) -> None:
+        """Shrink the batch: the next step is another one."""
+        for layer in self.cache.layers:
+            layer.length = self.width
+        super().keep(kept)
+        self.replay = None
+
+    def fix(self) -> None:
+        """Lay out the buffers of the step, and capture it where there is a GPU."""
+        left = self.sampling.max_tokens - self.position
+        self.place = torch.tensor([self.width], device=self.device)
+        self.count = torch.zeros(1, dtype=torch.long, device=self.device)
+        places = torch.arange(self.cache.fix(self.width, self.place))
+        seen = (places >= self.pads[:, None]) & (places <= self.width)
+        self.seen = seen[:, None, None, :].to(self.device)
+        draws = np.stack([uniforms(self.streams, self.position + i) for i in range(left)])
+        self.draws = torch.from_numpy(draws).to(self.device)
+        self.token, self.next = self.block_last.clone(), self.next.clone()
+        self.logp_of = torch.zeros(len(self.token), dtype=torch.float32, device=self.device)
+        self.replay = self.step if self.device.type != "cuda" else self.capture()
+
+    def step(self) -> None:
+        """One token for every row, in place."""
+        hidden, _ = self.engine.trunk.hidden(self.token[:, None], self.seen, self.next, self.cache, use_cache=True)
+        logp = sampling_logp(self.engine.trunk.logits(hidden[:, -1]), self.sampling)
+        greedy = self.sampling.temperature == 0.0
+        self.token.copy_(logp.argmax(-1) if greedy else draw(logp, self.draws.index_select(0, self.count)[0]))
+        self.logp_of.copy_(logp.gather(-1, self.token[:, None])[:, 0])
+        self.next += 1
+        self.place += 1
+        self.count += 1
+        self.seen.index_fill_(3, self.place.clamp(max=self.seen.shape[3] - 1), True)
+
+    def capture(self) -> Callable[[], None]:
+        """The step as a CUDA graph; what the runs before it have moved is put back."""
+        moved = (self.token, self.logp_of, self.next, self.place, self.count, self.seen)
+        before = [tensor.clone() for tensor in moved]
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(WARM):
+                self.step()
+                for tensor, old in zip(moved, before, strict=True):
+                    tensor.copy_(old)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.step()
+        for tensor, old in zip(moved, before, strict=True):
+            tensor.copy_(old)
+        return graph.replay

@@ -1,0 +1,148 @@
+"""The work on some micro-batches: the same function in the learner's process and in those that share its work."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from groupwise.learner.compiled import KernelScorer
+from groupwise.learner.forward import Scorer
+from groupwise.learner.observe import Meter
+from groupwise.models.head import Want
+from groupwise.objective.batch import Batch
+from groupwise.objective.objective import Objective
+from groupwise.objective.terms import Live
+
+AnyScorer = Scorer | KernelScorer
+
+
+@dataclass(frozen=True)
+class Task:
+    """Sequences of a batch, cut into micro-batches (`parts`), and what is wanted of them, by the first of these that is set.
+
+    objective   the gradient of its loss
+    slopes      the gradient of sum(slope * value), the slopes [t] by the name of the value: the second of two passes
+    (neither)   the values of a model ("policy", or a frozen one's name), without gradient
+    """
+
+    batch: Batch
+    parts: tuple[np.ndarray, ...]
+    want: Want
+    objective: Objective | None = None
+    slopes: Mapping[str, Tensor] | None = None
+    model: str = "policy"
+
+    def alone(self) -> "Task":
+        """The same on a batch of these sequences only: what is sent to another process."""
+        chosen = np.concatenate(self.parts)
+        ends = np.cumsum([len(part) for part in self.parts])
+        index = torch.from_numpy(tokens_of(self.batch, chosen))
+        slopes = {name: slope[index] for name, slope in self.slopes.items()} if self.slopes is not None else None
+        parts = tuple(np.split(np.arange(len(chosen)), ends[:-1]))
+        return replace(self, batch=self.batch.take(chosen), parts=parts, slopes=slopes)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a task came to: `live` the values asked for, in the order of its parts; what was seen; sequences dropped as broken."""
+
+    live: Live | None = None
+    meter: Meter = field(default_factory=Meter)
+    lost: int = 0
+
+
+@runtime_checkable
+class Team(Protocol):
+    """Who shares the work of a learner: `size` processes, one task each."""
+
+    size: int
+
+    def run(self, tasks: Sequence[Task], own: Callable[[Task], Outcome]) -> list[Outcome]:
+        """The outcomes in order; `own` does the first task. All gradients are added to this process's parameters, in order."""
+        ...
+
+
+class Alone:
+    """This process does everything."""
+
+    size = 1
+
+    def run(self, tasks: Sequence[Task], own: Callable[[Task], Outcome]) -> list[Outcome]:
+        """One after the other."""
+        return [own(task) for task in tasks]
+
+
+def work(scorer: AnyScorer, task: Task) -> Outcome:
+    """Do a task; gradients are added to those of the parameters."""
+    if task.objective is not None:
+        return _of_loss(scorer, task, task.objective)
+    if task.slopes is not None:
+        return _of_slopes(scorer, task, task.slopes)
+    with torch.no_grad():
+        lives = [scorer(task.batch.take(part), task.want) for part in task.parts]
+    return Outcome(_joined(lives) if lives else None)
+
+
+def _of_loss(scorer: AnyScorer, task: Task, objective: Objective) -> Outcome:
+    meter, lost = Meter(), 0
+    for part in task.parts:
+        live, micro, good = _finite(scorer, task, part)
+        lost += len(part) - len(good)
+        if not len(good):
+            continue
+        loss = objective.loss(live, micro)
+        loss.value.backward()  # type: ignore[no-untyped-call]
+        meter.add(loss, live, micro)
+    return Outcome(meter=meter, lost=lost)
+
+
+def _of_slopes(scorer: AnyScorer, task: Task, slopes: Mapping[str, Tensor]) -> Outcome:
+    lost = 0
+    for part in task.parts:
+        live, _, good = _finite(scorer, task, part)
+        lost += len(part) - len(good)
+        if not len(good):
+            continue
+        index = torch.from_numpy(tokens_of(task.batch, good)).to(task.batch.tokens.device)
+        pairs = [(slope[index], vars(live)[name]) for name, slope in slopes.items()]
+        torch.stack([(slope * x).sum() for slope, x in pairs]).sum().backward()  # type: ignore[no-untyped-call]
+    return Outcome(lost=lost)
+
+
+def _finite(scorer: AnyScorer, task: Task, part: np.ndarray) -> tuple[Live, Batch, np.ndarray]:
+    """The forward of the sequences whose log-probs are finite (0 * nan is not a mask), their micro-batch, and which they are."""
+    micro = task.batch.take(part)
+    live = scorer(micro, task.want)
+    broken = ~torch.isfinite(live.logp.detach())
+    if not bool(broken.any()):
+        return live, micro, part
+    of_token = np.repeat(part, np.diff(task.batch.layout.first_token("sequence"))[part])
+    good = part[~np.isin(part, of_token[broken.cpu().numpy()])]
+    if len(good):
+        micro = task.batch.take(good)
+        live = scorer(micro, task.want)
+    return live, micro, good
+
+
+def assemble(batch: Batch, tasks: Sequence[Task], outcomes: Sequence[Outcome]) -> Live:
+    """The values of the tasks at their places in the whole batch."""
+    live = _joined([o.live for o in outcomes if o.live is not None])
+    places = np.concatenate([tokens_of(batch, part) for task in tasks for part in task.parts])
+    index = torch.from_numpy(places).to(batch.tokens.device)
+    return Live(**{name: x.new_zeros(len(batch.tokens), *x.shape[1:]).index_copy(0, index, x)
+                   for name, x in vars(live).items() if x is not None})
+
+
+def _joined(lives: Sequence[Live]) -> Live:
+    """The values of micro-batches, one after the other."""
+    return Live(**{name: torch.cat([vars(live)[name] for live in lives])
+                   for name, x in vars(lives[0]).items() if x is not None})
+
+
+def tokens_of(batch: Batch, part: np.ndarray) -> np.ndarray:
+    """Places of the tokens of some sequences, in their order."""
+    starts = batch.layout.first_token("sequence")
+    return np.concatenate([np.arange(starts[s], starts[s + 1]) for s in part])
