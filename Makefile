@@ -1,12 +1,13 @@
 # make train    a reward curve, after setting up what it needs
 # make test     everything that must hold: lint, types, tests
+# make bench    speed against what it was on this kind of machine (minutes; the machine must be quiet)
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: setup train test tests chaos lint types
+.PHONY: setup train test tests chaos bench lint types
 .DEFAULT_GOAL := setup
 
 # The stamp makes this a no-op, with no network, until a requirement changes.
@@ -37,3 +38,7 @@ tests: setup
 # Runs killed at every place where they write, then resumed: minutes, so not part of `make test`.
 chaos: setup
 	OMP_NUM_THREADS=1 $(BIN)/python tests/chaos.py --kills 30 --seed 0 $(ARGS)
+
+# Ratios of a short run against those in bench/baseline.json; ARGS=--update keeps new ones. Not part of `make test`.
+bench: setup
+	$(BIN)/python bench/gate.py $(ARGS)

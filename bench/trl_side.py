@@ -140,9 +140,12 @@ class Watch(TrainerCallback):
                                      "length": sum(map(len, made)) / len(made), "evaluate": time.perf_counter() - began})
         self.write("running")
 
-    def reward(self, answer: list[int], completion_ids: list[list[int]], **kwargs: Any) -> list[float]:
-        """1 or 0 for each completion."""
+    def reward(self, prompts: list[str], answer: list[int], completion_ids: list[list[int]], **kwargs: Any) -> list[float]:
+        """1 or 0 for each completion. RuntimeError if the prompts are not those of this step."""
         assert self.trainer is not None
+        made, size, group = len(self.result["steps"]), self.job["prompts"], self.job["group"]
+        if prompts != [row["prompt"] for row in self.job["train"][made * size:(made + 1) * size] for _ in range(group)]:
+            raise RuntimeError(f"the prompts of step {made + 1} are not those that were given for it")
         self.trainer.seconds["tokens"] = float(sum(map(len, completion_ids)))
         return [float(self.policy.verdict(tokens, gold)) for tokens, gold in zip(completion_ids, answer, strict=True)]
 

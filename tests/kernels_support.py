@@ -56,7 +56,10 @@ def model_of(family: str, seed: int = 0, **changes):
     return model
 
 
-def batch_of(seed: int = 0, contexts=(5, 17, 1, 40), lengths=((0, 7), (0, 1), (0, 70), (1, 30), (1, 2), (2, 33), (3, 16), (3, 17))):
+LENGTHS = ((0, 7), (0, 1), (0, 70), (1, 30), (1, 2), (2, 33), (3, 16), (3, 17))
+
+
+def batch_of(seed: int = 0, contexts=(5, 17, 1, 40), lengths=LENGTHS):
     """Contexts of these lengths, and sequences (context, length) after them; one token in ten is not counted."""
     random = np.random.default_rng(seed)
     ends = np.cumsum([n for _, n in lengths])

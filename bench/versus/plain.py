@@ -16,7 +16,8 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 
-def step(model: Any, tokenizer: Any, optimizer: torch.optim.Optimizer, prompts: list[str], job: dict[str, Any]) -> dict[str, float]:
+def step(model: Any, tokenizer: Any, optimizer: torch.optim.Optimizer, prompts: list[str],
+         job: dict[str, Any]) -> dict[str, float]:
     """Sample, train; seconds and tokens."""
     began = time.perf_counter()
     inputs = tokenizer(prompts, return_tensors="pt", padding=True, return_token_type_ids=False)
