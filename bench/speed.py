@@ -120,7 +120,7 @@ def brief() -> str:
     if not found:
         return ""
     lines = [row(["TRL / ours", *NAMES.values()]), row(["---", *["---:"] * len(NAMES)])]
-    lines += [line(f"`{' '.join(one['raw']['command'])}`", one["ratio"]) for one in found if one["raw"].get("main")]
+    lines += [line(one["raw"]["main"]["compute"], one["ratio"]) for one in found if one["raw"].get("main")]
     return "\n".join(lines)
 
 

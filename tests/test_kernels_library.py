@@ -178,3 +178,27 @@ def test_tokens_and_contexts_are_checked():
         compiled.score(batch)
     with pytest.raises(ConfigError, match="empty context"):
         compiled.sample([()], np.zeros(1, int), np.zeros(1, np.uint64), max_tokens=3, temperature=1.0, end_tokens=[2])
+
+
+def test_working_memory_can_be_given_back_at_any_time():
+    model, batch = model_of("qwen2"), batch_of()
+    compiled, slopes = Compiled(model, library(), threads=2), slopes_of(batch, model.config.hidden_size)
+    before = gradient_of(compiled, batch, slopes, 1.0), sampled(compiled)[2].tokens
+    compiled.rest()
+    assert torch.equal(gradient_of(compiled, batch, slopes, 1.0), before[0])
+    compiled.rest()
+    assert np.array_equal(sampled(compiled)[2].tokens, before[1])
+
+
+def test_gradients_add_up_until_they_are_cleared():
+    for family in ("qwen2", "qwen3"):  # whose gradients lie as the parameters do, and otherwise
+        model, batch = model_of(family), batch_of()
+        compiled, slopes = Compiled(model, library(), threads=2, narrow=False), slopes_of(batch, model.config.hidden_size)
+        once = gradient_of(compiled, batch, slopes, 1.0)
+        for _ in range(2):
+            _, ticket = compiled.score(batch, entropy=True, sum_p2=True, hidden=True, keep=True)
+            compiled.backward(ticket, slopes)
+            compiled.drop(ticket)
+            compiled.collect()
+        assert (flat_gradient(model) - 3 * once).norm() / once.norm() < 1e-5
+        assert torch.equal(gradient_of(compiled, batch, slopes, 1.0), once)

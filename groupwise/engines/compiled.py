@@ -12,15 +12,14 @@ from groupwise.engines.native import STRIDE, Native, Row
 from groupwise.engines.stops import StopStrings
 from groupwise.errors import EngineError
 from groupwise.kernels.library import Compiled, Sampled
-from groupwise.models.head import Trunk
 from groupwise.models.load import Policy
 
 
 class Kernels(Native):
     """As `Native`, by the kernels. A completion does not depend on what it is batched with, bit for bit."""
 
-    def __init__(self, policy: Policy, compiled: Compiled, *, max_rows: int = 256, trunk: Trunk | None = None) -> None:
-        super().__init__(policy, max_rows=max_rows, trunk=trunk)
+    def __init__(self, policy: Policy, compiled: Compiled, *, max_rows: int = 256) -> None:
+        self._describe(policy, max_rows)
         self.compiled = compiled
 
     @torch.no_grad()
@@ -33,7 +32,10 @@ class Kernels(Native):
         if sampling.truncates:
             raise EngineError(f"the kernels sample from the whole distribution; got {sampling}: take compute=modules for top_k, "
                               "top_p and min_p")
-        place = {context: i for i, context in enumerate(dict.fromkeys(row.context for row in rows))}
+        # A wave is sorted by the length of contexts, and threads take neighbours: each gets long ones and short ones.
+        contexts, threads = list(dict.fromkeys(row.context for row in rows)), self.compiled.threads
+        place = {context: i for i, context in enumerate(c for t in range(threads) for c in contexts[t::threads])}
+        rows = sorted(rows, key=lambda row: place[row.context])
         stops = StopStrings(self.policy.tokenizer, sampling.stop)
         looked = np.zeros(len(rows), dtype=np.int64)
 

@@ -49,12 +49,15 @@ class Native:
     """
 
     def __init__(self, policy: Policy, *, max_rows: int = 256, trunk: Trunk | None = None) -> None:
-        if max_rows < 1:
-            raise EngineError(f"max_rows must be at least 1, got {max_rows}")
-        self.policy, self.max_rows, self.version = policy, max_rows, 0
+        self._describe(policy, max_rows)
         self.trunk = trunk if trunk is not None else Trunk(policy.model)
         self.config = policy.model.config.get_text_config()
         self.window = window_of(self.config)
+
+    def _describe(self, policy: Policy, max_rows: int) -> None:
+        if max_rows < 1:
+            raise EngineError(f"max_rows must be at least 1, got {max_rows}")
+        self.policy, self.max_rows, self.version = policy, max_rows, 0
         self.context_limit = context_limit(policy.model.config)
         self.stats: dict[str, float] = {}
 

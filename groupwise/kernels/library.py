@@ -20,7 +20,7 @@ from groupwise.kernels.build import Library
 ARCHITECTURES = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "MistralForCausalLM")
 ROTATIONS = ("default", "linear", "llama3", "yarn")
 """Rotary embeddings whose frequencies do not depend on the length of the sequence."""
-CHUNK_ROWS = 384
+CHUNK_ROWS = 320
 """Rows that a thread runs at a time: enough to spread the cost of reading the weights, few enough to stay in its cache."""
 
 _OUTER = ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight")
@@ -34,6 +34,10 @@ class _Shape(ctypes.Structure):
     _fields_ = [*[(name, ctypes.c_int32) for name in (
         "vocabulary", "hidden", "layers", "heads", "kv_heads", "head_size", "mlp", "qkv_bias", "head_norms", "tied")],
         ("epsilon", ctypes.c_float)]
+
+
+class _Place(ctypes.Structure):
+    _fields_ = [("offset", ctypes.c_uint64), ("rows", ctypes.c_int32), ("columns", ctypes.c_int32), ("wide", ctypes.c_int32)]
 
 
 class _Sequences(ctypes.Structure):
@@ -122,6 +126,9 @@ class Compiled:
                        config.num_key_value_heads, _head_size(model), config.intermediate_size,
                        int("model.layers.0.self_attn.q_proj.bias" in own), int("model.layers.0.self_attn.q_norm.weight" in own),
                        int("lm_head.weight" not in own), config.rms_norm_eps)
+        self._sums: Tensor | None = None  # [threads, n] gradients
+        self._views: list[Tensor | None] = []
+        self._given = False  # whether the parameters have been given what the first thread's sums hold
         self._engine = self._made(self._lib.gw_create(
             ctypes.byref(shape), ctypes.c_void_p(frequencies.data_ptr()), ctypes.c_float(rotary.attention_scaling),
             int(self.narrow), threads, chunk_rows))
@@ -161,18 +168,52 @@ class Compiled:
 
     def backward(self, ticket: int, slopes: dict[str, Tensor]) -> None:
         """Add the gradient of sum(slopes * values) to the threads' sums; `slopes` by the names of the values, logp among them."""
-        self._done(self._lib.gw_backward(self._engine, ticket, ctypes.byref(_values(slopes))))
+        sums = self._begin()
+        self._done(self._lib.gw_backward(self._engine, ticket, ctypes.byref(_values(slopes)), sums.data_ptr()))
 
     def drop(self, ticket: int) -> None:
         """Give back what a ticket keeps."""
         self._done(self._lib.gw_drop(self._engine, ticket))
 
     def collect(self) -> None:
-        """Add the threads' sums to the parameters' `.grad`, in the order of the threads."""
-        for p in self.parameters:
-            if p is not None and p.grad is None:
-                p.grad = torch.zeros_like(p)
-        self._done(self._lib.gw_collect(self._engine, _pointers([p if p is None else p.grad for p in self.parameters])))
+        """Add the threads' sums to the parameters' `.grad`, in the order of the threads.
+
+        A parameter without a gradient gets the sums themselves, if they lie as it does: they are not copied.
+        """
+        if self._sums is None:
+            return
+        self._done(self._lib.gw_collect(self._engine, self._sums.data_ptr()))
+        self._given = True
+        for p, view in self._pairs():
+            if p.grad is None:
+                p.grad = view if view.is_contiguous() else view.clone()
+            elif p.grad.data_ptr() != view.data_ptr():
+                p.grad += view
+                view.zero_()
+
+    def _begin(self) -> Tensor:
+        """The threads' sums; what is no parameter's gradient any more begins anew."""
+        if self._sums is None:
+            places = (_Place * len(self.parameters))()
+            size = self._lib.gw_places(self._engine, places)
+            self._sums = torch.zeros(self.threads, size)
+            self._views = [None if p is None else self._sums[0].as_strided(p.shape, (at.wide, 1)[-p.dim():], at.offset)
+                           for p, at in zip(self.parameters, places, strict=True)]
+        if self._given:
+            for p, view in self._pairs():
+                if p.grad is None or p.grad.data_ptr() != view.data_ptr():
+                    view.zero_()
+            self._given = False
+        return self._sums
+
+    def _pairs(self) -> list[tuple[Tensor, Tensor]]:
+        """Every parameter with its place in the first thread's sums."""
+        return [(p, view) for p, view in zip(self.parameters, self._views, strict=True) if p is not None and view is not None]
+
+    def rest(self) -> None:
+        """Give working memory back; the next call takes it anew. Gradients that no parameter holds are gone."""
+        self._sums, self._views, self._given = None, [], False
+        self._done(self._lib.gw_rest(self._engine))
 
     # ---- sampling ----------------------------------------------------------------------------------------------------
 
@@ -247,8 +288,10 @@ def _declare(lib: ctypes.CDLL) -> None:
     for name, result, arguments in (
             ("gw_create", pointer, [pointer, pointer, number, integer, integer, integer]), ("gw_destroy", None, [pointer]),
             ("gw_load", integer, [pointer, pointer]), ("gw_score", pointer, [pointer, pointer, number, pointer, integer]),
-            ("gw_backward", integer, [pointer, pointer, pointer]), ("gw_drop", integer, [pointer, pointer]),
-            ("gw_collect", integer, [pointer, pointer]), ("gw_sampler", pointer, [pointer, pointer]),
+            ("gw_places", ctypes.c_size_t, [pointer, pointer]),
+            ("gw_backward", integer, [pointer, pointer, pointer, pointer]), ("gw_drop", integer, [pointer, pointer]),
+            ("gw_collect", integer, [pointer, pointer]), ("gw_rest", integer, [pointer]),
+            ("gw_sampler", pointer, [pointer, pointer]),
             ("gw_sample", integer, [pointer, pointer, integer]), ("gw_sampler_end", integer, [pointer, pointer])):
         function = getattr(lib, name)
         function.restype, function.argtypes = result, arguments

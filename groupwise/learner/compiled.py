@@ -58,6 +58,10 @@ class KernelScorer:
         """Add the gradients summed so far to the parameters'."""
         self.compiled.collect()
 
+    def rest(self) -> None:
+        """Nothing is to be computed for a while."""
+        self.compiled.rest()
+
     def refresh(self) -> None:
         """The parameters have changed."""
         self.compiled.load()

@@ -61,6 +61,9 @@ class Scorer:
     def finish(self) -> None:
         """The last gradient of a minibatch has been taken: with modules it is in the parameters' already."""
 
+    def rest(self) -> None:
+        """Nothing is to be computed for a while: modules keep no working memory."""
+
     def refresh(self) -> None:
         """The parameters have changed: modules see it by themselves."""
 

@@ -215,7 +215,7 @@ def _filled(run: Run, task: Task, policy: Policy, device: str, library: Library 
     template_name = run.template or task.template
     sampling = replace(run.sampling, max_tokens=run.sampling.max_tokens or task.max_tokens,
                        stop=run.sampling.stop or template(template_name).stop)
-    micro = run.learner.micro_tokens or (16384 if device != "cpu" else 1536 if kernels else 1024)
+    micro = run.learner.micro_tokens or (16384 if device != "cpu" else 1280 if kernels else 1024)
     dtype = run.learner.dtype
     if dtype == "auto":
         dtype = "bfloat16" if isinstance(library, Library) and library.kind.narrow else "float32"

@@ -63,7 +63,7 @@ class LearnerSettings:
     """Largest norm of the gradient; 0: not clipped."""
     micro_tokens: int = 0
     """Tokens (padded, without kernels) of one forward and backward pass, a matter of memory and speed, never of the result;
-    0: 1024 on a processor, 1536 with kernels (measured best there), 16384 on a GPU."""
+    0: 1024 on a processor, 1280 with kernels (measured best there), 16384 on a GPU."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of the products; sums, and the weights of the optimiser, stay float32. auto: bfloat16 in kernels on a
     processor that is fast at it, else float32."""

@@ -66,6 +66,8 @@ def alarms(job: Job, seen: Mapping[str, float], console: Console) -> None:
 def finish(job: Job) -> dict[str, Any]:
     """Write the final model, the held-out prompts, the plot and the summary; each is written whole, the summary last."""
     folder = job.folder
+    job.learner.discard()
+    job.learner.scorer.rest()  # before the plotting library comes in
     evaluations, steps = read_lines(folder / "evaluations.jsonl"), read_lines(folder / "metrics.jsonl")
     timing = read_lines(folder / "timing.jsonl")
     if not (folder / "model").is_dir():

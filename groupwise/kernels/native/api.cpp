@@ -14,9 +14,11 @@ struct Engine {
   virtual ~Engine() = default;
   virtual void load(const float* const* parameters) = 0;
   virtual void* score(const Sequences& in, float temperature, const Values& out, bool keep) = 0;
-  virtual void backward(void* ticket, const Values& slopes) = 0;
+  virtual size_t places(Place* to) = 0;
+  virtual void backward(void* ticket, const Values& slopes, float* sums) = 0;
   virtual void drop(void* ticket) = 0;
-  virtual void collect(float* const* gradients) = 0;
+  virtual void collect(float* sums) = 0;
+  virtual void rest() = 0;
   virtual void* sampler(const Wishes& w) = 0;
   virtual void sample(void* sampler, int steps) = 0;
   virtual void end(void* sampler) = 0;
@@ -58,11 +60,18 @@ class EngineOf : public Engine {
     return this;
   }
 
-  void backward(void* given, const Values& slopes) override {
+  size_t places(Place* to) override {
+    Gradients<T> layout(model_, nullptr);
+    if (to) std::copy(layout.places().begin(), layout.places().end(), to);
+    return layout.size();
+  }
+
+  void backward(void* given, const Values& slopes, float* sums) override {
     Ticket& ticket = *static_cast<Ticket*>(given);
-    while (int(gradients_.size()) < threads_) gradients_.push_back(std::make_unique<Gradients<T>>(model_));
+    size_t size = places(nullptr);
     in_threads(threads_, [&](int t) {
-      for (int c : ticket.dealt[t]) ticket.chunks[c].backward(model_, ticket.temperature, slopes, *gradients_[t], rooms_[t]);
+      Gradients<T> own(model_, sums + t * size);
+      for (int c : ticket.dealt[t]) ticket.chunks[c].backward(model_, ticket.temperature, slopes, own, rooms_[t]);
     });
   }
 
@@ -71,22 +80,22 @@ class EngineOf : public Engine {
     for (size_t i = ticket->chunks.size(); i-- > 0;) give_back(ticket->chunks[i].kept);
   }
 
-  // gradients[p] += what the threads have summed, in the order of the threads; their sums begin anew.
-  void collect(float* const* to) override {
-    if (gradients_.empty()) return;
-    const auto& places = gradients_[0]->places();
-    std::atomic<int> next{0};
-    in_threads(threads_, [&](int) {
-      for (int p; (p = next++) < int(places.size());) {
-        if (!to[p]) continue;
-        for (int r = 0; r < places[p].rows; r++)
-          for (auto& g : gradients_) {
-            float* from = g->values() + places[p].offset + size_t(r) * places[p].wide;
-            add(to[p] + size_t(r) * places[p].columns, from, places[p].columns);
-            std::fill_n(from, places[p].columns, 0.0f);
-          }
+  // The first thread's sums += those of the others, in their order; theirs begin anew.
+  void collect(float* sums) override {
+    size_t size = places(nullptr);
+    in_threads(threads_, [&](int part) {
+      size_t from = size * part / threads_, to = size * (part + 1) / threads_;
+      for (int t = 1; t < threads_; t++) {
+        add(sums + from, sums + t * size + from, to - from);
+        std::fill_n(sums + t * size + from, to - from, 0.0f);
       }
     });
+  }
+
+  // Working memory goes back to the system; what is lent out stays.
+  void rest() override {
+    for (Arena* arena : spare_) *arena = Arena();
+    for (Room& room : rooms_) room = Room();
   }
 
   void* sampler(const Wishes& w) override {
@@ -96,8 +105,10 @@ class EngineOf : public Engine {
     auto found = std::make_unique<Shares>();
     std::vector<int> at = cuts(w, threads_);
     for (int t = 0; t < threads_; t++) {
-      found->memory.push_back(borrow());
-      found->samplers.push_back(std::make_unique<Sampler<T>>(model_, w, at[t], at[t + 1], *found->memory.back()));
+      std::vector<Arena*> some;
+      for (int i = 0; i < PARTS_OF_CACHES; i++) some.push_back(borrow());
+      found->memory.insert(found->memory.end(), some.begin(), some.end());
+      found->samplers.push_back(std::make_unique<Sampler<T>>(model_, w, at[t], at[t + 1], some));
     }
     return found.release();
   }
@@ -123,6 +134,9 @@ class EngineOf : public Engine {
     std::vector<Arena*> memory;
   };
 
+  // A sampler's caches lie in several arenas, so that each is about as large as training needs it.
+  static constexpr int PARTS_OF_CACHES = 4;
+
   // Arenas are a stack: the same ones serve the same purpose again and again, and are as large as that needs.
   void give_back(Arena* arena) {
     arena->reset();
@@ -141,7 +155,6 @@ class EngineOf : public Engine {
   Model<T> model_;
   int threads_, chunk_rows_;
   std::vector<Room> rooms_;
-  std::vector<std::unique_ptr<Gradients<T>>> gradients_;
   std::vector<std::unique_ptr<Arena>> arenas_;
   std::vector<Arena*> spare_;
 };
@@ -216,14 +229,19 @@ int gw_load(void* engine, const float* const* parameters) {
 void* gw_score(void* engine, const Sequences* in, float temperature, const Values* out, int keep) {
   return guarded([&] { return static_cast<Engine*>(engine)->score(*in, temperature, *out, keep != 0); });
 }
-int gw_backward(void* engine, void* ticket, const Values* slopes) {
-  return checked([&] { static_cast<Engine*>(engine)->backward(ticket, *slopes); });
+// Floats of a thread's gradients; with `to`, where each parameter's lies in them.
+size_t gw_places(void* engine, Place* to) { return static_cast<Engine*>(engine)->places(to); }
+int gw_backward(void* engine, void* ticket, const Values* slopes, float* sums) {
+  return checked([&] { static_cast<Engine*>(engine)->backward(ticket, *slopes, sums); });
 }
 int gw_drop(void* engine, void* ticket) {
   return checked([&] { static_cast<Engine*>(engine)->drop(ticket); });
 }
-int gw_collect(void* engine, float* const* gradients) {
-  return checked([&] { static_cast<Engine*>(engine)->collect(gradients); });
+int gw_collect(void* engine, float* sums) {
+  return checked([&] { static_cast<Engine*>(engine)->collect(sums); });
+}
+int gw_rest(void* engine) {
+  return checked([&] { static_cast<Engine*>(engine)->rest(); });
 }
 void* gw_sampler(void* engine, const Wishes* wishes) {
   return guarded([&] { return static_cast<Engine*>(engine)->sampler(*wishes); });

@@ -25,9 +25,9 @@ struct Saved {
   }
 };
 
-// Working memory of one thread: of a block, of its smaller parts, of one tile of attention.
+// Working memory of one thread: of a block, of its smaller parts, of one tile of attention, of one token being sampled.
 struct Room {
-  Arena big, small, tile;
+  Arena big, small, tile, token;
 };
 
 // Calls f(where the head begins in a row of q, k and v; which of them it is: 0, 1, 2; key-value head; query head of it).

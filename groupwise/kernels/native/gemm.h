@@ -56,24 +56,27 @@ constexpr int BLOCK_ROWS = 6, BLOCK_PANELS = 1;
 constexpr int BLOCK_ROWS = 4, BLOCK_PANELS = 1;
 #endif
 
+// A few rows take more panels at once: a sum waits for its last term, so enough of them must go on side by side.
+constexpr int FEW_ROWS = 3, FEW_PANELS = 2 * BLOCK_PANELS;
+
 // ROWS x (16 PANELS) of C. A(i, group) lies at a + i * row + group * step.
 template <class T, int ROWS, int PANELS>
 inline void block(const T* a, long row, long step, const T* b, long panel, int groups, float* c, long ldc, bool add) {
   Lanes sum[ROWS][PANELS];
 #pragma GCC unroll 16
   for (int i = 0; i < ROWS; i++)
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int p = 0; p < PANELS; p++) sum[i][p] = Lanes{};
   for (int g = 0; g < groups; g++) {
 #pragma GCC unroll 16
     for (int i = 0; i < ROWS; i++)
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int p = 0; p < PANELS; p++)
         sum[i][p] = multiply_add(sum[i][p], a + i * row + g * step, b + p * panel + size_t(g) * WIDTH * GROUP<T>);
   }
 #pragma GCC unroll 16
   for (int i = 0; i < ROWS; i++)
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int p = 0; p < PANELS; p++) {
       Lanes& out = *reinterpret_cast<Lanes*>(c + i * ldc + p * WIDTH);
       out = add ? out + sum[i][p] : sum[i][p];
@@ -98,6 +101,10 @@ void gemm(const T* a, long lda, int m, const Panels<T>& b, int panels, int k, fl
     int groups = std::min(K_BLOCK<T>, k - k0) / GROUP<T>;
     bool more = add || k0 > 0;
     int p = 0;
+    if (m <= FEW_ROWS)
+      for (; p + FEW_PANELS <= panels; p += FEW_PANELS)
+        rows<T, FEW_PANELS, FEW_ROWS>(m, a + k0, lda, GROUP<T>, b.at(p) + size_t(k0) * WIDTH, long(WIDTH) * b.k, groups,
+                                      c + p * WIDTH, ldc, more);
     if constexpr (BLOCK_PANELS == 2)
       for (; p + 2 <= panels; p += 2)
         rows<T, 2>(m, a + k0, lda, GROUP<T>, b.at(p) + size_t(k0) * WIDTH, long(WIDTH) * b.k, groups, c + p * WIDTH, ldc, more);

@@ -104,7 +104,10 @@ class Arena {
       data = static_cast<char*>(found);
     }
     Block(Block&& other) noexcept : size(other.size), data(std::exchange(other.data, nullptr)) {}
-    Block& operator=(Block&&) = delete;
+    Block& operator=(Block&& other) noexcept {
+      std::swap(size, other.size), std::swap(data, other.data);
+      return *this;
+    }
     ~Block() {
       if (data) munmap(data, size + SLACK);
     }

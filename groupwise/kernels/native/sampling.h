@@ -53,9 +53,9 @@ struct Wishes {
 template <class T>
 class Sampler {
  public:
-  // `memory` holds the caches for the sampler's life.
-  Sampler(const Model<T>& m, const Wishes& w, int first, int last, Arena& memory)
-      : m_(m), w_(w), first_(first), last_(last), memory_(memory) {}
+  // `memory` holds the caches for the sampler's life, in turns.
+  Sampler(const Model<T>& m, const Wishes& w, int first, int last, std::vector<Arena*> memory)
+      : m_(m), w_(w), first_(first), last_(last), memory_(std::move(memory)) {}
 
   // Make up to `steps` more tokens for every row that has not ended.
   void run(int steps, Room& room) {
@@ -68,6 +68,9 @@ class Sampler {
   }
 
  private:
+  void add_cache(int positions) {
+    caches_.emplace_back(*memory_[caches_.size() % memory_.size()], m_.shape, m_.shape.layers, positions);
+  }
   int prefix_length(int c) const { return w_.context_starts[c + 1] - w_.context_starts[c]; }
 
   // Run every context, and sample the first token of every row.
@@ -80,7 +83,7 @@ class Sampler {
       int begin = i;
       while (i < last_ && (i == begin || rows_.count() < PORTION)) {
         int c = w_.context[i], n = prefix_length(c), row = rows_.count();
-        caches_.emplace_back(memory_, m_.shape, m_.shape.layers, n);
+        add_cache(n);
         for (int t = 0; t < n; t++) rows_.token.push_back(w_.context_tokens[w_.context_starts[c] + t]), rows_.position.push_back(t);
         rows_.families.push_back({row, n, int(rows_.spans.size()), 1, nullptr, 0, -1});
         rows_.spans.push_back({row, n, 0, &caches_.back()});
@@ -91,7 +94,7 @@ class Sampler {
       scatter(i - begin, [&](int k) { return begin + k; }, [&](int k) { return last_row[begin + k - first_]; }, room);
     }
     for (int i = first_; i < last_; i++) {
-      caches_.emplace_back(memory_, m_.shape, m_.shape.layers, std::max(1, w_.max_tokens - 1));
+      add_cache(std::max(1, w_.max_tokens - 1));
       own_[i - first_] = &caches_.back();
     }
   }
@@ -119,10 +122,10 @@ class Sampler {
   void forward(Room& room) {
     const Sizes& s = m_.shape;
     int n = rows_.count();
-    step_.reset();
-    x_ = step_.padded<float>(n, s.hidden, s.wide());
+    room.token.reset();
+    x_ = room.token.padded<float>(n, s.hidden, s.wide());
     for (int r = 0; r < n; r++) std::copy_n(m_.embedding + size_t(rows_.token[r]) * s.hidden, s.hidden, x_ + size_t(r) * s.wide());
-    Saved<T> saved(step_, s, n);
+    Saved<T> saved(room.token, s, n);
     for (int l = 0; l < s.layers; l++) block_forward(m_, l, rows_, x_, saved, false, room);
   }
 
@@ -166,8 +169,7 @@ class Sampler {
   const Model<T>& m_;
   const Wishes w_;
   int first_, last_;
-  Arena& memory_;
-  Arena step_;  // what lives for one token
+  std::vector<Arena*> memory_;
   std::vector<Cache<T>> caches_;
   std::vector<const Cache<T>*> own_, prefix_;  // of each row of this share
   std::vector<int> alive_;

@@ -36,17 +36,17 @@ void in_threads(int n, F f) {
     if (e) std::rethrow_exception(e);
 }
 
-// Where each parameter's gradient lies in a thread's buffer: `rows` x `columns` at `offset`, in rows of `wide`.
+// Where a parameter's gradient lies in a thread's buffer: `rows` x `columns` at `offset`, in rows of `wide`.
 struct Place {
-  size_t offset;
-  int rows, columns, wide;
+  uint64_t offset;
+  int32_t rows, columns, wide;
 };
 
-// A thread's gradients: one flat buffer, and where each parameter is in it.
+// A thread's gradients: one flat buffer of the caller's, and where each parameter is in it.
 template <class T>
 class Gradients {
  public:
-  explicit Gradients(const Model<T>& m) : layers_(m.shape.layers), places_(OUTERS + m.shape.layers * PARTS) {
+  Gradients(const Model<T>& m, float* values) : values_(values), layers_(m.shape.layers), places_(OUTERS + m.shape.layers * PARTS) {
     const Sizes& s = m.shape;
     int hidden = s.hidden, wide = s.wide(), q = s.query(), kv = s.key(), mlp = s.mlp_wide();
     add(EMBEDDING, s.vocabulary_wide(), {{s.vocabulary, 0}}, hidden, wide);
@@ -73,10 +73,9 @@ class Gradients {
         o.norm_k = add(at(NORM_K), 1, {{1, 0}}, s.head_size, s.head_size);
       }
     }
-    values_.assign(size_, 0.0f);
   }
   const std::vector<Place>& places() const { return places_; }
-  float* values() { return values_.data(); }
+  size_t size() const { return size_; }
   float* embedding(int token) { return &values_[places_[EMBEDDING].offset + size_t(token) * places_[EMBEDDING].wide]; }
   float* final_norm() { return &values_[places_[FINAL_NORM].offset]; }
   float* head() { return &values_[head_at_]; }
@@ -98,9 +97,9 @@ class Gradients {
     size_ += size_t(all) * wide;
     return at;
   }
+  float* values_;
   std::vector<Offsets> layers_;
   std::vector<Place> places_;
-  std::vector<float> values_;
   size_t head_at_ = 0, size_ = 0;
 };
 
