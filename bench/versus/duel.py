@@ -95,7 +95,8 @@ def compared(trl: dict[str, Any], runs: list[dict[str, Any]]) -> dict[str, Any]:
     return {"ratio": ratio, "per_token": figures.per_token(median["trl"], median["ours"]), "median": median, "race": race,
             "accuracy": figures.same(trl["curve"], runs[0]["curve"]),
             "ours_repeats_itself": len({tuple(one["value"] for one in run["curve"]) for run in runs}) == 1,
-            "compute": runs[0]["compute"], "threads": trl["setting"], "trl": trl, "ours": runs}
+            "compute": runs[0]["compute"], "settings": runs[0]["settings"], "threads": trl["setting"], "trl": trl,
+            "ours": [{name: value for name, value in run.items() if name not in ("compute", "settings")} for run in runs]}
 
 
 def timing(table: Table, setting: Setting, *, steps: int, turns: int = 2) -> dict[str, Any]:

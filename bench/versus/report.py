@@ -12,7 +12,7 @@ from typing import Any
 
 from groupwise.kernels.build import KINDS, features
 from groupwise.run.config import cores
-from versus.environment import pins
+from versus.environment import cache, pins
 from versus.figures import rounded
 from versus.sides import ROOT
 
@@ -59,7 +59,7 @@ def write(report: Mapping[str, Any], file: Path | None, room: Path) -> None:
     """The report so far, whole or not at all."""
     if file is None:
         return
-    names = {f"{room}/": "", f"{ROOT}/": "", sys.executable: "python", str(Path.home()): "~"}
+    names = {f"{room}/": "", f"{ROOT}/": "", sys.executable: "python", str(cache()): "CACHE", str(Path.home()): "~"}
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name}.part")
     part.write_text(document(report, names))
