@@ -1,5 +1,6 @@
 """Functions of the user's own, by name: "module:function" or "path/to/file.py:function"."""
 
+import hashlib
 import importlib
 import importlib.util
 import sys
@@ -8,7 +9,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from groupwise.core.keyed import fold
 from groupwise.errors import ConfigError, nearest
 
 
@@ -29,7 +29,7 @@ def function(name: str, kind: str) -> Callable[..., Any]:
 def _from_file(path: Path, kind: str) -> ModuleType:
     if not path.is_file():
         raise ConfigError(f"{kind} file {str(path)!r} does not exist (looked from {Path.cwd()})")
-    name = f"groupwise_user_{path.stem}_{fold(str(path.resolve())):016x}"
+    name = f"groupwise_user_{path.stem}_{hashlib.blake2b(str(path.resolve()).encode(), digest_size=8).hexdigest()}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ConfigError(f"{kind} file {str(path)!r} cannot be loaded as a Python module")

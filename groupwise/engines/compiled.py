@@ -18,6 +18,9 @@ from groupwise.models.load import Policy
 class Kernels(Native):
     """As `Native`, by the kernels. A completion does not depend on what it is batched with, bit for bit."""
 
+    per_context = 1
+    """A context has a cache of its own."""
+
     def __init__(self, policy: Policy, compiled: Compiled, *, max_rows: int = 256) -> None:
         self._describe(policy, max_rows)
         self.compiled = compiled

@@ -8,6 +8,7 @@ compiler, or none of the kinds works, `find` says why.
 import ctypes
 import functools
 import hashlib
+import logging
 import os
 import platform
 import shutil
@@ -16,6 +17,8 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 SOURCES = Path(__file__).parent / "native"
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-pthread", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros",
@@ -95,6 +98,7 @@ def build(kind: Kind, compiler: str, extra: tuple[str, ...] = (), folder: Path |
         digest.update(source.name.encode() + source.read_bytes())
     target = (folder or cache()) / f"groupwise-{kind.name}-{digest.hexdigest()[:16]}.so"
     if not target.is_file():
+        logger.warning("building the compiled kernels for this machine (%s): once, some ten seconds", kind.name)
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as room:
             made = Path(room, target.name)
