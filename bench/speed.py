@@ -25,6 +25,12 @@ def times(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}x"
 
 
+def way(compute: str) -> str:
+    """What computed, for a reader: `avx512bf16-bf16-2` is kernels of a kind, in a number format, with so many threads."""
+    kind, _, rest = compute.partition("-")
+    return f"kernels, {kind}, {rest.partition('-')[0]}" if rest else compute
+
+
 def load(name: str) -> dict[str, Any] | None:
     """A results file, if it is there."""
     file = RESULTS / name
@@ -45,12 +51,11 @@ def against(found: dict[str, Any]) -> list[str]:
     """The lines of one comparison."""
     lines, raw = [], found["raw"]
     main = raw.get("main")
-    way = raw["main"]["compute"] if main else ""
     if main:
-        lines.append(line(f"embedded job, 64 tokens ({way})", found["ratio"]))
+        lines.append(line(f"embedded job, 64 tokens ({way(main['compute'])})", found["ratio"]))
     for name, case in raw.get("cases", {}).items():
         for variant, said in VARIANTS.items():
-            lines.append(line(f"{ABOUT[name]}{said} ({case[variant]['compute']})", case["ratio"][variant]))
+            lines.append(line(f"{ABOUT[name]}{said} ({way(case[variant]['compute'])})", case["ratio"][variant]))
     return lines
 
 
@@ -60,7 +65,7 @@ def speed_table() -> str:
     if not found:
         return ""
     machine = found[0]["raw"]["machine"]
-    commands = [f"    {' '.join(word for word in one['raw']['command'])}" for one in found]
+    commands = ["    " + " ".join(f'"{word}"' if " " in word else word for word in one["raw"]["command"]) for one in found]
     lines = [row(["TRL / ours", *NAMES.values()]), row(["---", *["---:"] * len(NAMES)])]
     lines += [text for one in found for text in against(one)]
     about = (f"TRL {machine['trl']} in fp32 at the best of three thread settings, on {machine['cores']} cores "
@@ -120,7 +125,7 @@ def brief() -> str:
     if not found:
         return ""
     lines = [row(["TRL / ours", *NAMES.values()]), row(["---", *["---:"] * len(NAMES)])]
-    lines += [line(one["raw"]["main"]["compute"], one["ratio"]) for one in found if one["raw"].get("main")]
+    lines += [line(way(one["raw"]["main"]["compute"]), one["ratio"]) for one in found if one["raw"].get("main")]
     return "\n".join(lines)
 
 

@@ -42,6 +42,7 @@ SCENARIOS = {
     "dapo": {"method": "dapo", "task": "run_tasks:parity", "updates_per_batch": 2},
     "grpo": {"method": "grpo", "method_args": {"kl": 0.1}, "updates_per_batch": 2, "schedule": "cosine"},
     "workers": {"workers": 2},
+    "kernels": {"compute": "auto", "threads": 2},  # modules where there is no compiler
 }
 
 

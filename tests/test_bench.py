@@ -90,8 +90,8 @@ def test_parity_pools_the_prompts_of_all_seeds():
 
 
 def test_a_report_is_short_and_names_no_folder_of_the_machine():
-    given = {"a": {"steps": steps(2)}, "command": ["/home/x/python", "-m", "y"], "gone": math.nan, "none": [None, 1]}
-    text = report.document(given, {"/home/x/python": "python"})
+    given = {"a": {"steps": steps(2)}, "command": ["/usr/x/python", "-m", "y"], "gone": math.nan, "none": [None, 1]}
+    text = report.document(given, {"/usr/x/python": "python"})
     found = json.loads(text)
     assert found["a"]["steps"] == {"step": [2, 2], "generation": [0.5, 0.5], "train": [1, 1], "tokens": [100, 100]}
     assert found["command"] == ["python", "-m", "y"]

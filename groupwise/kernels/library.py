@@ -6,7 +6,6 @@ Shapes and pointers are checked here; the kernels trust what they are given.
 import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from groupwise.errors import ConfigError
+from groupwise.kernels.binding import Place, Sequences, Shape, Wishes, declare, flattened, pointers_to, values_of
 from groupwise.kernels.build import Library
 
 ARCHITECTURES = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "MistralForCausalLM")
@@ -28,32 +28,6 @@ _INNER = ("input_layernorm.weight", "self_attn.q_proj.weight", "self_attn.k_proj
           "self_attn.q_proj.bias", "self_attn.k_proj.bias", "self_attn.v_proj.bias", "self_attn.q_norm.weight",
           "self_attn.k_norm.weight", "self_attn.o_proj.weight", "post_attention_layernorm.weight", "mlp.gate_proj.weight",
           "mlp.up_proj.weight", "mlp.down_proj.weight")
-
-
-class _Shape(ctypes.Structure):
-    _fields_ = [*[(name, ctypes.c_int32) for name in (
-        "vocabulary", "hidden", "layers", "heads", "kv_heads", "head_size", "mlp", "qkv_bias", "head_norms", "tied")],
-        ("epsilon", ctypes.c_float)]
-
-
-class _Place(ctypes.Structure):
-    _fields_ = [("offset", ctypes.c_uint64), ("rows", ctypes.c_int32), ("columns", ctypes.c_int32), ("wide", ctypes.c_int32)]
-
-
-class _Sequences(ctypes.Structure):
-    _fields_ = [("contexts", ctypes.c_int32), ("sequences", ctypes.c_int32), *[(name, ctypes.c_void_p) for name in (
-        "context_tokens", "context_starts", "context", "tokens", "begin", "end", "counted")]]
-
-
-class _Values(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_void_p) for name in ("logp", "entropy", "sum_p2", "hidden")]
-
-
-class _Wishes(ctypes.Structure):
-    _fields_ = [*[(name, ctypes.c_int32) for name in ("contexts", "rows", "max_tokens", "ends")],
-                *[(name, ctypes.c_void_p) for name in ("context_tokens", "context_starts", "context", "end_tokens", "streams")],
-                ("temperature", ctypes.c_float),
-                *[(name, ctypes.c_void_p) for name in ("tokens", "lengths", "logp", "done")]]
 
 
 def unsupported(model: PreTrainedModel) -> str | None:
@@ -118,11 +92,11 @@ class Compiled:
         own = dict(model.named_parameters())
         self.parameters = [own.get(name) for name in _names(model.config.num_hidden_layers)]
         self._lib = library.handle
-        _declare(self._lib)
+        declare(self._lib)
         rotary = model.model.rotary_emb
         frequencies = rotary.inv_freq.detach().float().contiguous()
         config = model.config
-        shape = _Shape(self.vocabulary, self.hidden, config.num_hidden_layers, config.num_attention_heads,
+        shape = Shape(self.vocabulary, self.hidden, config.num_hidden_layers, config.num_attention_heads,
                        config.num_key_value_heads, _head_size(model), config.intermediate_size,
                        int("model.layers.0.self_attn.q_proj.bias" in own), int("model.layers.0.self_attn.q_norm.weight" in own),
                        int("lm_head.weight" not in own), config.rms_norm_eps)
@@ -145,7 +119,7 @@ class Compiled:
 
     def load(self) -> None:
         """Take over the parameters as they are now."""
-        self._done(self._lib.gw_load(self._engine, _pointers(self.parameters)))
+        self._done(self._lib.gw_load(self._engine, pointers_to(self.parameters)))
 
     # ---- scoring -----------------------------------------------------------------------------------------------------
 
@@ -156,20 +130,20 @@ class Compiled:
         out = {"logp": torch.zeros(n)}
         out |= {name: torch.zeros(n) for name, wanted in (("entropy", entropy), ("sum_p2", sum_p2)) if wanted}
         out |= {"hidden": torch.zeros(n, self.hidden)} if hidden else {}
-        flat, starts = _flat(batch.contexts)
+        flat, starts = flattened(batch.contexts)
         whole = (batch.context, batch.tokens, batch.begin, batch.end)
         arrays = [flat, starts, *(np.ascontiguousarray(a, dtype=np.int32) for a in whole),
                   np.ascontiguousarray(batch.counted, dtype=np.uint8)]
         self._check(flat, np.diff(starts), arrays[3])
-        given = _Sequences(len(batch.contexts), len(batch.begin), *(a.ctypes.data for a in arrays))
+        given = Sequences(len(batch.contexts), len(batch.begin), *(a.ctypes.data for a in arrays))
         ticket = self._made(self._lib.gw_score(self._engine, ctypes.byref(given), ctypes.c_float(temperature),
-                                               ctypes.byref(_values(out)), int(keep)))
+                                               ctypes.byref(values_of(out)), int(keep)))
         return out, ticket if keep else None
 
     def backward(self, ticket: int, slopes: dict[str, Tensor]) -> None:
         """Add the gradient of sum(slopes * values) to the threads' sums; `slopes` by the names of the values, logp among them."""
         sums = self._begin()
-        self._done(self._lib.gw_backward(self._engine, ticket, ctypes.byref(_values(slopes)), sums.data_ptr()))
+        self._done(self._lib.gw_backward(self._engine, ticket, ctypes.byref(values_of(slopes)), sums.data_ptr()))
 
     def drop(self, ticket: int) -> None:
         """Give back what a ticket keeps."""
@@ -194,7 +168,7 @@ class Compiled:
     def _begin(self) -> Tensor:
         """The threads' sums; what is no parameter's gradient any more begins anew."""
         if self._sums is None:
-            places = (_Place * len(self.parameters))()
+            places = (Place * len(self.parameters))()
             size = self._lib.gw_places(self._engine, places)
             self._sums = torch.zeros(self.threads, size)
             self._views = [None if p is None else self._sums[0].as_strided(p.shape, (at.wide, 1)[-p.dim():], at.offset)
@@ -227,11 +201,11 @@ class Compiled:
         n = len(context)
         made = Sampled(np.zeros((n, max_tokens), np.int32), np.zeros((n, max_tokens), np.float32), np.zeros(n, np.int32),
                        np.zeros(n, np.uint8))
-        flat, starts = _flat(contexts)
+        flat, starts = flattened(contexts)
         self._check(flat, np.diff(starts), flat)
         rows = np.ascontiguousarray(context, dtype=np.int32)
         ends, keys = np.array(end_tokens, dtype=np.int32), np.ascontiguousarray(streams, dtype=np.uint64)
-        wishes = _Wishes(len(contexts), n, max_tokens, len(ends), flat.ctypes.data, starts.ctypes.data, rows.ctypes.data,
+        wishes = Wishes(len(contexts), n, max_tokens, len(ends), flat.ctypes.data, starts.ctypes.data, rows.ctypes.data,
                          ends.ctypes.data, keys.ctypes.data, temperature, made.tokens.ctypes.data, made.lengths.ctypes.data,
                          made.logp.ctypes.data, made.done.ctypes.data)
         sampler = self._made(self._lib.gw_sampler(self._engine, ctypes.byref(wishes)))
@@ -281,34 +255,3 @@ class Sampled:
     logp: np.ndarray
     lengths: np.ndarray
     done: np.ndarray
-
-
-def _declare(lib: ctypes.CDLL) -> None:
-    pointer, integer, number = ctypes.c_void_p, ctypes.c_int, ctypes.c_float
-    for name, result, arguments in (
-            ("gw_create", pointer, [pointer, pointer, number, integer, integer, integer]), ("gw_destroy", None, [pointer]),
-            ("gw_load", integer, [pointer, pointer]), ("gw_score", pointer, [pointer, pointer, number, pointer, integer]),
-            ("gw_places", ctypes.c_size_t, [pointer, pointer]),
-            ("gw_backward", integer, [pointer, pointer, pointer, pointer]), ("gw_drop", integer, [pointer, pointer]),
-            ("gw_collect", integer, [pointer, pointer]), ("gw_rest", integer, [pointer]),
-            ("gw_sampler", pointer, [pointer, pointer]),
-            ("gw_sample", integer, [pointer, pointer, integer]), ("gw_sampler_end", integer, [pointer, pointer])):
-        function = getattr(lib, name)
-        function.restype, function.argtypes = result, arguments
-
-
-def _pointers(tensors: Sequence[Tensor | None]) -> Any:
-    return (ctypes.c_void_p * len(tensors))(*[None if t is None else t.data_ptr() for t in tensors])
-
-
-def _values(tensors: dict[str, Tensor]) -> _Values:
-    for name, t in tensors.items():
-        assert t.dtype == torch.float32, name
-        assert t.is_contiguous(), name
-    return _Values(*[tensors[name].data_ptr() if name in tensors else None for name in ("logp", "entropy", "sum_p2", "hidden")])
-
-
-def _flat(contexts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
-    starts = np.zeros(len(contexts) + 1, dtype=np.int32)
-    np.cumsum([len(c) for c in contexts], out=starts[1:])
-    return np.fromiter((t for c in contexts for t in c), dtype=np.int32, count=int(starts[-1])), starts
