@@ -28,6 +28,7 @@ SWEEPS: dict[str, tuple[str, list[dict[str, int]]]] = {
     "model": ("width", [{"hidden": n} for n in (64, 128, 256, 512, 1024)]),
 }
 REPEATS = 3
+MEMORY = (250, 500, 1000, 2000, 4000, 8000)
 
 
 def median(call: Callable[[], Any]) -> float:
@@ -123,7 +124,10 @@ def draw(report: dict[str, list[dict[str, float]]], path: Path) -> None:
         top.set(title=name, ylabel="seconds" if name == next(iter(report)) else "")
         bottom.set(xlabel=SWEEPS[name][0], ylabel="peak memory, MB" if name == next(iter(report)) else "", ylim=(200, 8000))
         for axis in (top, bottom):
-            axis.grid(True, which="both", alpha=0.2)
+            axis.minorticks_off()
+            axis.set_xticks(sizes, [f"{n // 1024}k" if n >= 4096 else str(n) for n in map(int, sizes)], fontsize=8)
+            axis.grid(True, alpha=0.2)
+        bottom.set_yticks(MEMORY, [str(n) for n in MEMORY])
     axes[0][0].legend(frameon=False)
     figure.savefig(path, dpi=110)
 
