@@ -11,7 +11,8 @@ from objectives_support import MAX_TOKENS, OBJECTIVES, VARIANTS, gradients, grou
 from groupwise.core.rollout import Context
 from groupwise.methods import METHODS
 from groupwise.methods.update import Minibatches
-from groupwise.objective.credit import BatchMean, GroupStd, RewardMinusKl
+from groupwise.objective.baselines import BatchMean, GroupStd
+from groupwise.objective.credit import RewardMinusKl
 from groupwise.objective.levels import reduce
 from groupwise.objective.ratio import TokenRatio
 from groupwise.objective.terms import Live, Policy

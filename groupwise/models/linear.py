@@ -72,7 +72,7 @@ def _onednn(x: Float[Tensor, "n i"], weight: Float[Tensor, "o i"], bias: Float[T
 @functools.cache
 def pays() -> bool:
     """Whether this processor is one where it helps, and this PyTorch has both libraries."""
-    both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
+    both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     return both and "AuthenticAMD" in _processor() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
