@@ -60,8 +60,9 @@ def load(file: str | Path = "") -> dict[str, Any]:
         missing = [name for name in ("id", "implementation", "function", "config", "expected") if name not in vector]
         if missing:
             raise ConfigError(f"{file}: vector {i} ({vector.get('id', 'without id')}) lacks {', '.join(missing)}")
-        if vector.get("fixture", "main") not in data["fixtures"]:
-            raise ConfigError(f"{file}: vector {vector['id']!r} is about a fixture {vector['fixture']!r} that is not in the file")
+        fixture = vector.get("fixture", "main")
+        if fixture not in data["fixtures"]:
+            raise ConfigError(f"{file}: vector {vector['id']!r} is about a fixture {fixture!r} that is not in the file")
     return data
 
 
@@ -70,8 +71,8 @@ def check(data: Mapping[str, Any], only: str = "") -> list[Row]:
     return [one(vector, data["fixtures"][vector.get("fixture", "main")]) for vector in data["vectors"] if only in vector["id"]]
 
 
-def one(vector: Mapping[str, Any], fixture: Mapping[str, Any]) -> Row:
-    """Run a vector; an error that is raised on purpose becomes its row."""
+def one(vector: Mapping[str, Any], fixture: Mapping[str, Any], padded: bool = False) -> Row:
+    """Run a vector (with its padding as garbage, if asked for); an error that is raised on purpose becomes its row."""
     limit, name = tolerance(vector), str(vector["id"])
     try:
         case = adapt(vector, fixture)
@@ -79,7 +80,7 @@ def one(vector: Mapping[str, Any], fixture: Mapping[str, Any]) -> Row:
             asked = direct(vector, fixture)
             trained = np.array(fixture["response_mask"]) > 0
             return _row(name, limit, vector["expected"], asked.call(), "direct", asked.part, trained, note=asked.reason)
-        result = outcome(Table(case, fixture))
+        result = outcome(Table(case, fixture, padded))
         got = {key: result.named(case.outputs[key]) for key in vector["expected"] if key in case.outputs}
         objective = case.objective
         mask = result.table.mask

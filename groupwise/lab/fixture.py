@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -48,20 +49,25 @@ class Case:
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of a fixture for one case: `mask` [rows, width] marks trained tokens, `of` the row of each rollout."""
+    """The rows of a fixture for one case. `padded` keeps the places that are not trained on, as untrained tokens full of garbage:
+    nothing may change by that.
+    """
 
     case: Case
     fixture: Mapping[str, Any]
+    padded: bool = False
 
     @property
     def mask(self) -> np.ndarray:
-        """[rows, width] bool."""
+        """[rows, width] True: trained on."""
         return np.array(self.fixture["response_mask"], dtype=np.float64) > 0
 
     def column(self, name: str) -> Tensor:
         """[rows * width] per-token values by token id; nan where the fixture has none."""
         given = self.case.columns.get(name, self.fixture.get(LOGP.get(name, name)))
         values = np.full(self.mask.shape, np.nan) if given is None else np.array(given, dtype=np.float64)
+        if self.padded:
+            values = np.where(self.mask, values, np.nan if name == "logp" else 1e9)
         return torch.from_numpy(values.flatten())
 
     def groups(self) -> list[Group]:
@@ -71,8 +77,9 @@ class Table:
         engine = self.column("rollout_logprobs").reshape(rows, width).numpy()
         made: dict[Any, list[Rollout]] = {}
         for row in range(rows):
-            tokens = [width * row + place for place in range(width) if self.mask[row, place]]
-            spans = (Span(0, len(tokens), behaviour="unknown"),) if row in self.case.unknown else ()
+            places = [place for place in range(width) if self.padded or self.mask[row, place]]
+            tokens = [width * row + place for place in places]
+            spans = _spans(self.mask[row][places], "unknown" if row in self.case.unknown else "default")
             made.setdefault(keys[row], []).append(_rollout(tokens, [engine[row, t % width] for t in tokens], spans,
                                                            self._components(row), masked=row in self.case.masked))
         for row in range(rows) if len(self.case.greedy) else ():
@@ -92,6 +99,12 @@ class Table:
         assert rewards is not None
         reward = rewards[row]
         return () if reward is None else (Component("reward", float(reward)),)
+
+
+def _spans(trained: np.ndarray, behaviour: Behaviour) -> tuple[Span, ...]:
+    """One span for each run of trained or untrained tokens [n]."""
+    edges = [0, *(np.flatnonzero(np.diff(trained)) + 1).tolist(), len(trained)]
+    return tuple(Span(a, b, behaviour=behaviour if trained[a] else "none") for a, b in pairwise(edges) if b > a)
 
 
 def _rollout(tokens: Sequence[int], logp: Sequence[float], spans: tuple[Span, ...], components: tuple[Component, ...],

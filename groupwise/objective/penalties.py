@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from groupwise.errors import ObjectiveError
 from groupwise.objective import levels
@@ -122,7 +124,7 @@ class LogRatio(Term):
         if self.unit == "sequence" and self.reach == "token":
             object.__setattr__(self, "reach", "sequence")
 
-    def losses(self, live: Live, batch: Batch, mask: Mask, correction: PerToken) -> PerToken:
+    def losses(self, live: Live, batch: Batch, mask: Mask, correction: PerToken) -> Float[Tensor, " n"]:
         """[units]."""
         other = base_logp(live, batch) if self.against == "base" else batch.columns[self.against]
         gap = torch.where(mask & torch.isfinite(other), live.logp - other, 0.0)

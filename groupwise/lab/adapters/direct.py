@@ -56,12 +56,12 @@ def direct(vector: Mapping[str, Any], fixture: Mapping[str, Any]) -> Direct:
 
 def _penalty(config: Mapping[str, Any], fixture: Mapping[str, Any]) -> Outputs:
     table = Table(Case(Objective(GIVEN, (Policy(),)), {}), fixture)
-    mask = torch.from_numpy(table.mask)
-    live = table.column("logp").reshape(mask.shape).requires_grad_()
-    value = ESTIMATORS[config["kl_penalty"]](table.column("ref_logp").reshape(mask.shape) - live)
-    kept = torch.where(mask, value, 0.0)
+    live = table.column("logp").requires_grad_()
+    value = ESTIMATORS[config["kl_penalty"]](table.column("ref_logp") - live)
+    kept = torch.where(torch.from_numpy(table.mask.flatten()), value, 0.0)
     slope, = torch.autograd.grad(kept.sum(), live)
-    return {"value_masked": kept.detach().numpy(), "grad_of_masked_sum": slope.numpy()}
+    return {name: x.detach().numpy().reshape(table.mask.shape)
+            for name, x in (("value_masked", kept), ("grad_of_masked_sum", slope))}
 
 
 def _far(trust: Divergence, fixture: Mapping[str, Any]) -> Outputs:

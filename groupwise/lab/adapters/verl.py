@@ -188,8 +188,9 @@ def _screen(config: Vector) -> tuple[Rejected, ...]:
     unit, _, statistic = option.rpartition("_")
     over = {"token": "token", "seq_sum": "sum", "seq_mean": "mean", "seq_max": "max"}[unit]
     if statistic == "k1":  # bounds the inverse ratio
-        return (Rejected("inverse", over, bounds[0], bounds[-1]),)
-    return (Rejected(statistic, over, None, bounds[-1]),)
+        low, high = bounds
+        return (Rejected("inverse", over, low, high),)
+    return (Rejected(statistic, over, None, max(bounds)),)
 
 
 def _written_weights(text: str) -> Correction:
