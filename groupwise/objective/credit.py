@@ -6,7 +6,7 @@
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -77,6 +77,25 @@ class RewardMinusKl:
         gap = old - ref
         ids = table.layout.ids("token", "episode")
         return table.reward - self.beta * levels.reduce(gap, ids, table.layout.size("episode"), "sum")
+
+
+@dataclass(frozen=True)
+class RewardMinusGreedy:
+    """r - r(greedy): the reward less that of the group's greedy rollout (ReMax). nan for the greedy one itself, and for a group
+    that lacks it.
+    """
+
+    role: str = "greedy"
+    unit: str = "episode"
+    needs: frozenset[str] = frozenset()
+
+    def __call__(self, table: Scored) -> Values:
+        """[episodes]."""
+        ids, size = table.layout.ids("episode", "group"), table.layout.size("group")
+        greedy = np.array([r.episode.role == self.role for r in table.rollouts], dtype=np.bool_)
+        found = levels.reduce(greedy.astype(np.float64), ids, size, "sum", mask=greedy)[ids] > 0
+        baseline = levels.reduce(table.reward, ids, size, "mean", mask=greedy)[ids]
+        return np.where(found & ~greedy, table.reward - baseline, np.nan)
 
 
 @runtime_checkable
@@ -179,7 +198,7 @@ class Advantage:
 
     baseline: Baseline = field(default_factory=GroupMean)
     scale: Scale = field(default_factory=One)
-    signal: Reward | TurnReward | RewardMinusKl = field(default_factory=Reward)
+    signal: Reward | TurnReward | RewardMinusKl | RewardMinusGreedy = field(default_factory=Reward)
     key: str = "group"
     transform: Callable[[Values], Values] | None = None
     name: str = "advantage"
@@ -243,12 +262,20 @@ class Gae:
     """Generalised advantage estimation with a critic (arXiv 1506.02438, Eq. 16): delta_t = r_t + gamma V_(t+1) - V_t,
     A_t = delta_t + gamma lambda A_(t+1) over the trained tokens of an episode; the reward comes at its last trained token.
 
-    Columns `advantage` and `returns` (A + V), at the token.
+    `kl` takes kl (log pi_old - log pi_ref) off each token's reward (k1, detached). `whiten` brings the advantages, not the
+    returns, to mean 0 and variance 1 over all trained tokens of the batch (ddof 1, 1e-8 on the variance).
+    Columns `advantage` and `returns` (A + V before whitening), at the token; nan in an episode that abstains.
     """
 
     gamma: float = 1.0
     lam: float = 1.0
-    needs: frozenset[str] = frozenset({"values"})
+    kl: float = 0.0
+    whiten: bool = False
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The critic's values, and what the penalty compares."""
+        return frozenset({"values", "old", "ref"}) if self.kl else frozenset({"values"})
 
     def __call__(self, table: Scored, state: Any) -> dict[str, Column]:
         """Both columns."""
@@ -257,8 +284,31 @@ class Gae:
         values = np.where(mask, table.needed["values"], 0.0)
         left = levels.scan(ones * mask, ids, size, "suffix")
         reward = np.where(mask & (left == 1), table.reward[ids], 0.0)
+        if self.kl:
+            reward = reward - self.kl * np.where(mask, table.needed["old_logp"] - table.needed["ref_logp"], 0.0)
         # V at the next trained token: what the suffix sum loses between this token and the one after it.
         after = levels.scan(values, ids, size, "suffix", mask=mask, window=2) - values
         delta = np.where(mask, reward + self.gamma * after - values, 0.0)
         advantage = levels.scan(delta, ids, size, "suffix", mask=mask, gamma=self.gamma * self.lam)
-        return {"advantage": Column("token", advantage), "returns": Column("token", advantage + values)}
+        returns = advantage + values
+        if self.whiten:
+            advantage = _whitened(advantage, mask & np.isfinite(advantage))
+        return {"advantage": Column("token", advantage * table.weight[ids]), "returns": Column("token", returns)}
+
+
+def _whitened(x: Values, mask: Bool[np.ndarray, " n"]) -> Values:
+    """Mean 0 and variance 1 over the mask, 0 outside it where it was finite."""
+    n, mean = int(mask.sum()), x[mask].mean() if mask.any() else 0.0
+    variance = ((x[mask] - mean) ** 2).sum() / max(1, n - 1)
+    return np.where(mask | ~np.isfinite(x), (x - mean) / np.sqrt(variance + 1e-8), 0.0)
+
+
+def kl_in_reward(credit: Any) -> bool:
+    """Whether a credit, in any of its parts, takes a KL penalty off the reward."""
+    if isinstance(credit, RewardMinusKl):
+        return credit.beta != 0
+    if isinstance(credit, Gae):
+        return credit.kl != 0
+    if isinstance(credit, tuple | list):
+        return any(map(kl_in_reward, credit))
+    return is_dataclass(credit) and any(kl_in_reward(getattr(credit, f.name)) for f in fields(credit))

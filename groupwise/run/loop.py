@@ -14,6 +14,7 @@ from groupwise.errors import CheckpointError, TrainingError
 from groupwise.learner import checkpoint as learner_checkpoint
 from groupwise.models.load import save as save_policy
 from groupwise.objective.batch import pack
+from groupwise.objective.objective import NO_FACTORS
 from groupwise.run import metrics
 from groupwise.run.assemble import Job, assemble, meta
 from groupwise.run.checkpoint import Checkpoints
@@ -36,20 +37,21 @@ def loop(job: Job, start: int, record: Record, console: Console, checkpoints: Ch
         plans = sampler.draw(step)
         groups = sampler.collect(plans, step)  # generate, verify, observe, intervene, admit, shape
         job.empty_steps = _patience(job.empty_steps, groups, sampler.tally.refused)
-        stats, collected = [], time.perf_counter()
+        stats, factors, collected = [], NO_FACTORS, time.perf_counter()
         if groups:
             job.state.observe(groups)
-            batch = pack(groups, default="old" if method.update.steps > 1 else "self", device=str(learner.device))
+            factors = job.state.coefficients()
+            batch = pack(groups, default=method.divides_by, device=str(learner.device))
             needed = learner.logprobs(batch, groups, method.needs)  # nothing if nothing is needed
             sampler.tally.scored(needed, len(batch.tokens))
             credit = objective.credit(groups, batch, needed, job.state)  # the advantage
             batch = batch.with_columns(needed, credit).written_by(learner.policy_id)
             for minibatch in method.update.split(batch, fold(run.seed, "update", step)):  # cut by whole groups
-                weighed = objective.weigh(minibatch)  # the aggregation, of THIS optimiser step
+                weighed = objective.weigh(minibatch, factors=factors)  # the aggregation, of THIS optimiser step
                 stats.append(method.update.step(learner, weighed, objective))  # the gradient
         job.engine.load(learner.weights(), version=step + 1)
         job.state.after_update(sampler)
-        seen, timing = metrics.of_groups(sampler.tally) | metrics.of_updates(stats), _timing(job, began, collected)
+        seen, timing = metrics.of_step(sampler.tally, stats, objective, factors), _timing(job, began, collected)
         console.log(step + 1, seen, timing)
         alarms(job, seen, console)
         last = step + 1 == run.steps
