@@ -25,7 +25,7 @@ def cispo(*, clip_high: float = 4.0, clip_low: float = -1.0, cap: float = 0.0) -
     """
     if cap:
         if cap <= 1:
-            raise ConfigError(f"cispo: {cap=} as a bound on the ratio would shrink the weight of every token to {cap} or less, as "
+            raise ConfigError(f"cispo: {cap=} as a bound on the ratio would shrink the weight of every token to that, as "
                               f"ratios lie around 1; as an offset from 1 it is clip_high={cap}")
         if clip_high != 4.0:
             raise ConfigError(f"cispo: {cap=} and {clip_high=} both bound the ratio from above: give one of them")

@@ -91,12 +91,12 @@ class Objective:
                                      "the same distance twice: keep one of them")
             if term.against == "ref_logp" and kl_in_reward(self.credit_by):
                 raise ObjectiveError("the KL to the reference is a penalty in the reward and in the loss (the term "
-                                     f"{term.name!r}, coef {term.coef}), so it would be counted twice: set one of them to 0")
+                                     f"{term.name!r}, coef {term.coef}): it would be counted twice, so set one to 0")
         for own in self.terms:
             if self.correction.active and own.corrected != "none" and own.of_behaviour == ("recorded",):
-                raise ObjectiveError(f"the term {own.name!r} sees tokens of behaviour 'recorded' only, whose ratio divides by the "
+                raise ObjectiveError(f"the term {own.name!r} sees tokens of behaviour 'recorded', whose ratio divides by the "
                                      f"engine already; the correction {describe(self.correction)} would count the mismatch "
-                                     "twice: leave it out (Uncorrected)")
+                                     "twice: take Uncorrected()")
 
     @property
     def needs(self) -> frozenset[str]:

@@ -15,8 +15,8 @@ from groupwise.learner import checkpoint as learner_checkpoint
 from groupwise.models.load import save as save_policy
 from groupwise.objective.batch import pack
 from groupwise.objective.objective import NO_FACTORS
-from groupwise.run import metrics
-from groupwise.run.assemble import Job, assemble, meta
+from groupwise.run import equation, metrics
+from groupwise.run.assemble import Job, assemble, meta, method_of
 from groupwise.run.checkpoint import Checkpoints
 from groupwise.run.config import Run, arithmetic, from_toml, resolved, to_toml
 from groupwise.run.disk import lock, publish, write
@@ -101,7 +101,7 @@ def train(run: Run, root: Path = Path("runs")) -> Path:
         build = folder / ".building-base"
         save_policy(job.policy, build)
         publish(build, folder / "base")
-        write(folder / SETTINGS, to_toml(job.run, meta(job)).encode())
+        write(folder / SETTINGS, to_toml(job.run, meta(job), equation.equation(job.method)).encode())
         _go(job, 0, None)
     return folder
 
@@ -117,18 +117,25 @@ def _new(folder: Path) -> Iterator[None]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def resume(folder: Path) -> Path:
-    """Go on with a run from its newest whole checkpoint, or from its start if it has none; returns its folder."""
+def resume(folder: Path, *, accept_equation: bool = False) -> Path:
+    """Go on with a run from its newest whole checkpoint, or from its start if it has none; returns its folder.
+
+    CheckpointError: the method composes another equation than at the start, and that was not accepted.
+    """
     if not (folder / SETTINGS).is_file():
         raise CheckpointError(f"{folder} holds no run (no {SETTINGS}): it was cut off before it began; start it with "
                               f"`{command()} train`")
-    run = from_toml((folder / SETTINGS).read_text(), str(folder / SETTINGS))
+    run, written = from_toml((folder / SETTINGS).read_text(), str(folder / SETTINGS)), equation.read(folder / SETTINGS)
+    changed = written.check(run, command(), accept=accept_equation)
     with lock(folder):
         checkpoints = Checkpoints(folder, run.keep)
         checkpoints.clear_unfinished()
         found = checkpoints.latest()
+        if changed:
+            written.accept(method_of(run, run.sampling.max_tokens), changed, int(found[1]["step"]) if found else 0)
+        news = [f"the equation is another one than before, as accepted: {line}" for line in changed]
         if found is None:
-            _go(assemble(run, folder), 0, None)
+            _go(assemble(run, folder), 0, None, news)
             return folder
         where, state, problems = found
         checkpoints.prune(where.name)
@@ -139,7 +146,7 @@ def resume(folder: Path) -> Path:
         job.engine.version, job.empty_steps = state["version"], int(state["empty_steps"])
         problems += [f"{name} was {old} when the checkpoint was made and is {meta(job)[name]} now: the run goes on, but no "
                      "longer bit for bit" for name, old in state["meta"].items() if meta(job)[name] != old]
-        _go(job, int(state["step"]), state["record"], problems)
+        _go(job, int(state["step"]), state["record"], [*problems, *news])
     return folder
 
 
