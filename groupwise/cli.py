@@ -33,17 +33,19 @@ def train(words: Sequence[str]) -> None:
 def resume(words: Sequence[str]) -> None:
     """Go on with a run that was stopped: RUN is its folder, or its name; --json FILE as in train."""
 
-    def arguments(run: tyro.conf.Positional[str], json: str = "") -> tuple[Path, str]:
+    def arguments(run: tyro.conf.Positional[str], json: str = "",
+                  accept_equation: tyro.conf.FlagCreatePairsOff[bool] = False) -> tuple[Path, str, bool]:
         """Go on with a run from its last checkpoint.
 
         Args:
             run: the run's folder, or its name if it lies in runs/.
             json: also write the run's summary to this file.
+            accept_equation: go on although the method composes another equation than when the run was started.
 
         """
-        return (Path(run) if Path(run).is_dir() else Path("runs") / run), json
+        return (Path(run) if Path(run).is_dir() else Path("runs") / run), json, accept_equation
 
-    folder, file = tyro.cli(arguments, args=list(words), prog="groupwise resume")
+    folder, file, accept = tyro.cli(arguments, args=list(words), prog="groupwise resume")
     if not folder.is_dir():
         known = [path.parent.name for path in Path("runs").glob("*/run.toml")]
         there = nearest(folder.name, known) if known else "there are no runs here yet"
@@ -51,7 +53,7 @@ def resume(words: Sequence[str]) -> None:
     _check_report(file)
     from groupwise.run.loop import resume as go_on
 
-    _report(go_on(folder), file)
+    _report(go_on(folder, accept_equation=accept), file)
 
 
 def methods(words: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -42,7 +43,9 @@ def every(names=NAMES, seeds=SEEDS):
 
 
 def test_every_method_is_in_the_table():
-    assert set(METHODS) <= set(VARIANTS)
+    others = {name for name in METHODS if Path(__file__).with_name(f"test_methods_{name}.py").is_file()}
+    assert others == {"ppo", "remax"}  # whose credit needs a critic or a rollout aside: they have files of their own
+    assert set(METHODS) <= set(VARIANTS) | others
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -1,8 +1,9 @@
 """What a case comes to: the credit, the weights, the loss and its gradient, by the functions that the loop calls."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from groupwise.core.rollout import BEHAVIOURS, Group
 from groupwise.errors import ObjectiveError
 from groupwise.lab.fixture import Table
 from groupwise.objective.batch import Batch, Column
-from groupwise.objective.objective import Loss, Objective
+from groupwise.objective.objective import Loss, Objective, Total
 from groupwise.objective.terms import Live
 
 NEEDS = {"old": "old_logp", "ref": "ref_logp", "values": "values", "sum_p2": "sum_p2"}
@@ -38,10 +39,10 @@ class Counted(Objective):
         self.counts["credit"] += 1
         return super().credit(groups, batch, needed, state)
 
-    def weigh(self, batch: Batch, total: Callable[[Tensor], Tensor] = lambda counts: counts) -> Batch:
+    def weigh(self, batch: Batch, total: Total = lambda counts: counts, **more: Any) -> Batch:
         """`Objective.weigh`."""
         self.counts["weigh"] += 1
-        return super().weigh(batch, total)
+        return super().weigh(batch, total, **more)
 
     def loss(self, live: Live, batch: Batch) -> Loss:
         """`Objective.loss`."""

@@ -32,10 +32,12 @@ PATIENCE = 3
 @dataclass(frozen=True)
 class Settings:
     """How gradients are taken and applied. `total_steps` is the number of optimiser steps that a schedule spans,
-    `floor` the share of the rate that it never falls below.
+    `floor` the share of the rate that it never falls below; `value_lr` is the rate of a value head (0: `lr`), on the same
+    schedule.
     """
 
     lr: float = 6e-5
+    value_lr: float = 0.0
     schedule: str = "constant"
     warmup_steps: int = 0
     total_steps: int = 1
@@ -84,10 +86,13 @@ class Learner:
         self.scorer = self._scorer(policy, compile, self.value_head)
         self.frozen = {name: self._scorer(p, compile) for name, p in self.models.frozen.items()}
         self.parameters: dict[str, Tensor] = dict(policy.model.named_parameters())
+        parts: list[dict[str, Any]] = [{"params": list(self.parameters.values()), "share": 1.0}]
         if self.value_head is not None:
-            self.parameters |= {f"value_head.{name}": p for name, p in self.value_head.named_parameters()}
-        self.optimizer = torch.optim.AdamW(list(self.parameters.values()), lr=settings.lr, betas=settings.betas,
-                                           weight_decay=settings.weight_decay, fused=True)
+            head = dict(self.value_head.named_parameters())
+            self.parameters |= {f"value_head.{name}": p for name, p in head.items()}
+            parts.append({"params": list(head.values()), "share": (settings.value_lr or settings.lr) / settings.lr})
+        self.optimizer = torch.optim.AdamW(parts, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay,
+                                           fused=True)
         self.steps, self.bad_steps, self.bad_in_a_row = 0, 0, 0
 
     def _scorer(self, policy: Policy, compile: Compile | None, value_head: ValueHead | None = None) -> AnyScorer:
@@ -215,7 +220,7 @@ class Learner:
             if self.settings.grad_clip:
                 torch.nn.utils.clip_grads_with_norm_(self.parameters.values(), self.settings.grad_clip, norm)
             for group in self.optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["share"]
             self.optimizer.step()
             self.scorer.refresh()
             self.discard()

@@ -105,9 +105,14 @@ class Batch:
             policy=tuple(self.policy[e] for e in kept["episode"].tolist()))
 
     def written_by(self, policy: str) -> "Batch":
-        """The batch of the episodes of one policy: what one learner trains on."""
+        """The batch of the episodes of one policy, without sequences that have no token to train on (such as those of a greedy
+        baseline): what one learner trains on.
+        """
         own = np.array([name == policy for name in self.policy])[self.layout.episode]
-        return self if own.all() else self.take(np.flatnonzero(own))
+        trained = np.zeros(len(own), dtype=np.bool_)
+        trained[self.layout.ids("token", "sequence")[self.counted.cpu().numpy()]] = True
+        chosen = own & trained if (own & trained).any() else own
+        return self if chosen.all() else self.take(np.flatnonzero(chosen))
 
     def with_parts(self, parts: Sequence[Sequence[int] | np.ndarray]) -> "Batch":
         """The batch with its micro-batches as the key `micro` over sequences: lists of sequences that hold each one once."""

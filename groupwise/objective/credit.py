@@ -6,7 +6,7 @@
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -68,6 +68,11 @@ class RewardMinusKl:
     beta: float
     unit: str = "episode"
     needs: frozenset[str] = frozenset({"old", "ref"})
+
+    @property
+    def penalises(self) -> bool:
+        """Whether there is a penalty."""
+        return self.beta != 0
 
     def __call__(self, table: Scored) -> Values:
         """[episodes]."""
@@ -207,3 +212,12 @@ class Blend:
         for weight, column in columns:
             total = total + weight * column.values[table.layout.ids(unit, column.unit)]
         return {self.name: Column(unit, total if self.whiten is None else self.whiten(total, unit, table))}
+
+
+def kl_in_reward(credit: Any) -> bool:
+    """Whether a credit, in any of its parts, takes a KL penalty off the reward: parts that do say `penalises`."""
+    if isinstance(credit, tuple | list):
+        return any(map(kl_in_reward, credit))
+    if not is_dataclass(credit):
+        return False
+    return bool(getattr(credit, "penalises", False)) or any(kl_in_reward(getattr(credit, f.name)) for f in fields(credit))

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,8 @@ from groupwise.objective import levels
 from groupwise.objective.aggregate import Aggregate, live_units
 from groupwise.objective.batch import Batch, Column, Weight
 from groupwise.objective.correction import Correction, Rejected, Uncorrected
-from groupwise.objective.credit import Credit
+from groupwise.objective.credit import Credit, kl_in_reward
+from groupwise.objective.penalties import Kl
 from groupwise.objective.scored import scored
 from groupwise.objective.terms import (
     OLD,
@@ -42,13 +44,17 @@ from groupwise.objective.terms import (
 )
 
 Total = Callable[[Tensor], Tensor]
+NO_FACTORS: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What one term looked at in one micro-batch, detached: for the one place that makes metrics."""
+    """What one term looked at in one micro-batch, detached: for the one place that makes metrics. `value` is the weighted sum of
+    its losses, before its own coefficient.
+    """
 
     term: Term
+    value: float
     mask: Mask
     losses: Tensor
     ratio: PerToken | None = None
@@ -95,6 +101,22 @@ class Objective:
                 if isinstance(rule, Shared) and (lender.unit != term.unit or isinstance(lender.aggregate, Shared)):
                     raise ObjectiveError(f"{term.name!r} ({term.unit} losses) cannot share the weights of {other!r} "
                                          f"({lender.unit} losses): name a term of the same unit that has weights of its own")
+        self._refuse_double_counting()
+
+    def _refuse_double_counting(self) -> None:
+        penalties = [term for term in self.terms if isinstance(term, Kl) and term.coef]
+        for i, term in enumerate(penalties):
+            if term.against in [other.against for other in penalties[:i]]:
+                raise ObjectiveError(f"two KL terms against {term.against!r} ({', '.join(t.name for t in penalties)}) penalise "
+                                     "the same distance twice: keep one of them")
+            if term.against == "ref_logp" and kl_in_reward(self.credit_by):
+                raise ObjectiveError("the KL to the reference is a penalty in the reward and in the loss (the term "
+                                     f"{term.name!r}, coef {term.coef}): it would be counted twice, so set one to 0")
+        for own in self.terms:
+            if self.correction.active and own.corrected != "none" and own.of_behaviour == ("recorded",):
+                raise ObjectiveError(f"the term {own.name!r} sees tokens of behaviour 'recorded', whose ratio divides by the "
+                                     f"engine already; the correction {describe(self.correction)} would count the mismatch "
+                                     "twice: take Uncorrected()")
 
     @property
     def needs(self) -> frozenset[str]:
@@ -128,8 +150,11 @@ class Objective:
         arrays = {name: x.detach().cpu().numpy().astype(np.float64) for name, x in {**batch.columns, **needed}.items()}
         return self.credit_by(scored(groups, batch, arrays), state)
 
-    def weigh(self, batch: Batch, total: Total = lambda counts: counts) -> Batch:
-        """The weights of one optimiser step, from that step's tokens over all ranks (`total` adds counts over ranks)."""
+    def weigh(self, batch: Batch, total: Total = lambda counts: counts, *, factors: Mapping[str, float] = NO_FACTORS) -> Batch:
+        """The weights of one optimiser step, from that step's tokens over all ranks (`total` adds counts over ranks).
+
+        `factors` multiply the coefficients of the terms that they name, in this step.
+        """
         for part in self.screen:
             batch = self._screened(part, batch)
         weights: dict[str, Weight] = {}
@@ -148,6 +173,10 @@ class Objective:
             live = live_units(batch, term.unit, term.mask(batch) & batch.loss_mask)
             values = torch.where(live, values, 0.0)
             weights[term.name] = Weight(term.unit, values.to(batch.columns["engine_logp"].dtype))
+        for name, factor in factors.items():
+            if name not in weights:
+                raise ObjectiveError(f"a coefficient is given for a term {name!r}; {nearest(name, weights)}")
+            weights[name] = replace(weights[name], values=weights[name].values * factor)
         return replace(batch, weights=weights)
 
     def loss(self, live: Live, batch: Batch) -> Loss:
@@ -167,8 +196,9 @@ class Objective:
             factor = correction if term.corrected != "none" else torch.ones_like(correction)
             losses = term.losses(clean, batch, mask, factor)
             alive = live_units(batch, term.unit, mask)
-            value = value + term.coef * (batch.weights[term.name].values * torch.where(alive, losses, 0.0)).sum()
-            seen.append(_seen(term, mask, losses, clean, batch))
+            own = (batch.weights[term.name].values * torch.where(alive, losses, 0.0)).sum()
+            value = value + term.coef * own
+            seen.append(_seen(term, float(own.detach()), mask, losses, clean, batch))
         return Loss(value, tuple(seen), base, correction, int((~finite & batch.loss_mask).sum()))
 
     def idle(self, batch: Batch) -> Bool[np.ndarray, " s"]:
@@ -217,13 +247,13 @@ def _whole_rows(good: Mask, batch: Batch) -> Mask:
     return (bad == 0)[ids]
 
 
-def _seen(term: Term, mask: Mask, losses: Tensor, live: Live, batch: Batch) -> Seen:
+def _seen(term: Term, value: float, mask: Mask, losses: Tensor, live: Live, batch: Batch) -> Seen:
     if not isinstance(term, Policy):
-        return Seen(term, mask, losses.detach())
+        return Seen(term, value, mask, losses.detach())
     with torch.no_grad():
         ratio = term.ratios(live, batch, mask)
         stopped = term.trust.stopped(ratio, batch.column(term.credit), live.logp) & mask
-    return Seen(term, mask, losses.detach(), ratio.detach(), stopped)
+    return Seen(term, value, mask, losses.detach(), ratio.detach(), stopped)
 
 
 def describe(part: Any) -> str:

@@ -35,6 +35,11 @@ class Returns:
     name: str = "advantage"
 
     @property
+    def penalises(self) -> bool:
+        """Whether there is a penalty in the reward."""
+        return self.kl != 0
+
+    @property
     def needs(self) -> frozenset[str]:
         """Both log-probs of the penalty, if there is one."""
         return frozenset({"old", "ref"}) if self.kl else frozenset()
@@ -102,20 +107,31 @@ class Gae:
     """Generalised advantage estimation with a critic (arXiv 1506.02438, Eq. 16): delta_t = r_t + gamma V_(t+1) - V_t,
     A_t = delta_t + gamma lambda A_(t+1) over the trained tokens of an episode; the reward comes at its last trained token.
 
-    Columns `advantage` (whitened if asked for) and `returns` (A + V, never whitened), at the token.
+    `kl` takes kl (log pi_old - log pi_ref) off each token's reward (k1, detached). Columns `advantage` (whitened if asked for)
+    and `returns` (A + V, never whitened), at the token; nan in an episode that abstains.
     """
 
     gamma: float = 1.0
     lam: float = 1.0
+    kl: float = 0.0
     whiten: Whiten | None = None
-    needs: frozenset[str] = frozenset({"values"})
+
+    @property
+    def penalises(self) -> bool:
+        """Whether there is a penalty in the reward."""
+        return self.kl != 0
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The critic's values, and what the penalty compares."""
+        return frozenset({"values", "old", "ref"}) if self.kl else frozenset({"values"})
 
     def __call__(self, table: Scored, state: Any) -> dict[str, Column]:
         """Both columns."""
         ids, size = table.layout.ids("token", "episode"), table.layout.size("episode")
         mask = table.counted
         values = np.where(mask, table.needed["values"], 0.0)
-        reward = token_rewards(table)
+        reward = token_rewards(table, self.kl)
         # V at the next trained token: what the suffix sum loses between this token and the one after it.
         after = levels.scan(values, ids, size, "suffix", mask=mask, window=2) - values
         delta = np.where(mask, reward + self.gamma * after - values, 0.0)
@@ -123,7 +139,8 @@ class Gae:
         returns = Column("token", advantage + values)
         if self.whiten is not None:
             advantage = np.where(mask, self.whiten(np.where(mask, advantage, np.nan), "token", table), 0.0)
-        return {"advantage": Column("token", advantage), "returns": returns}
+        weight = table.weight[table.layout.ids("token", "episode")]
+        return {"advantage": Column("token", advantage * weight), "returns": returns}
 
     def latex(self) -> str:
         """The recursion."""

@@ -103,8 +103,8 @@ class DetachClip:
 
     def __post_init__(self) -> None:
         if self.high < 0 or (self.low is not None and self.low < 0):
-            raise ObjectiveError(f"detach_clip: low and high are offsets from 1 (a cap of 5 is high=4); "
-                                 f"got {self.low} and {self.high}")
+            raise ObjectiveError(f"detach_clip: low and high are offsets from 1 (a cap of 5 is high=4); got {self.low} and "
+                                 f"{self.high}: a cap below 1 would shrink the weight of every token")
 
     def __call__(self, ratio: PerToken, advantage: PerToken, logp: PerToken) -> PerToken:
         """The bounded ratio weighs REINFORCE."""

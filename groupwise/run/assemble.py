@@ -205,9 +205,10 @@ def engine_of(policy: Policy, compiled: Compiled | None = None, workers: Workers
 def settings_of(run: Run, method: Method) -> Settings:
     """The learner's settings; a schedule spans all optimiser steps of the run."""
     own = run.learner
-    return Settings(lr=own.lr, schedule=own.schedule, warmup_steps=own.warmup_steps, total_steps=run.steps * method.update.steps,
-                    weight_decay=own.weight_decay, betas=own.betas, grad_clip=own.grad_clip, micro_tokens=own.micro_tokens,
-                    temperature=run.sampling.temperature, precision=getattr(torch, own.dtype))
+    return Settings(lr=own.lr, value_lr=own.value_lr, schedule=own.schedule, warmup_steps=own.warmup_steps,
+                    total_steps=run.steps * method.update.steps, weight_decay=own.weight_decay, betas=own.betas,
+                    grad_clip=own.grad_clip, micro_tokens=own.micro_tokens, temperature=run.sampling.temperature,
+                    precision=getattr(torch, own.dtype))
 
 
 def _filled(run: Run, task: Task, policy: Policy, device: str, library: Library | str) -> Run:
