@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 from groupwise.core.rollout import Behaviour, Group
 from groupwise.core.services import ContextBuilder, MethodState
@@ -42,7 +41,7 @@ class Method:
     admit: tuple[Admission, ...] = ()
     shape: tuple[Shaping, ...] = ()
     update: Update = field(default_factory=Once)
-    behaviour: Literal["old", "recorded"] = "old"
+    behaviour: Behaviour = "old"
     state: Callable[[], MethodState] = MethodState
     contexts: Mapping[str, ContextBuilder] = field(default_factory=dict)
 
