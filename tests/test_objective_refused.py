@@ -8,9 +8,11 @@ from groupwise.methods import METHODS
 from groupwise.methods.method import Method
 from groupwise.methods.update import Minibatches
 from groupwise.objective.correction import Masked, Truncated, Uncorrected
-from groupwise.objective.credit import Advantage, Blend, Gae, RewardMinusKl, kl_in_reward
+from groupwise.objective.credit import Advantage, Blend, RewardMinusKl, kl_in_reward
 from groupwise.objective.objective import Objective
-from groupwise.objective.terms import Kl, Policy
+from groupwise.objective.penalties import Kl
+from groupwise.objective.returns import Gae
+from groupwise.objective.terms import Policy
 from groupwise.objective.trust import Clip, DetachClip
 
 IN_REWARD = Advantage(signal=RewardMinusKl(0.1))

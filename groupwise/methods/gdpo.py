@@ -19,12 +19,12 @@ from groupwise.objective.terms import Policy
 from groupwise.objective.trust import Clip
 
 
-def gdpo(*, rewards: str = "correct", weights: str = "", clip_low: float = 0.2, clip_high: float = 0.2,
+def gdpo(*, rewards: str = "", weights: str = "", clip_low: float = 0.2, clip_high: float = 0.2,
          over: str = "unit") -> Method:
-    """`rewards`: names of reward components, with commas; `weights` as many numbers (none: 1 each)."""
-    names = [name.strip() for name in rewards.split(",") if name.strip()]
+    """`rewards`: names of reward components, with commas (none: the whole reward, as one); `weights` as many numbers (none: 1)."""
+    names = [name.strip() or None for name in rewards.split(",")]
     factors = [float(weight) for weight in weights.split(",")] if weights else [1.0] * len(names)
-    if not names or len(names) != len(factors):
+    if len(names) != len(factors):
         raise ConfigError(f"gdpo: {len(names)} rewards ({rewards!r}) and {len(factors)} weights ({weights!r}): give one for each")
     parts = tuple((factor, Advantage(scale=GroupStd(1e-4), signal=Reward(name)))
                   for factor, name in zip(factors, names, strict=True))
