@@ -22,8 +22,9 @@ import torch
 from transformers import AutoModelForCausalLM, Qwen2Config
 
 from groupwise.core.keyed import fold
-from groupwise.core.rollout import Completion, Component, Context, Episode, Group, Prompt, Rollout, Turn, Verdict
+from groupwise.core.rollout import Completion, Context, Episode, Group, Prompt, Rollout, Turn
 from groupwise.core.services import Request, Sampling
+from groupwise.core.verdict import Component, Verdict
 from groupwise.engines.graphs import Graphs
 from groupwise.learner.learner import Learner, Settings
 from groupwise.methods import METHODS

@@ -45,8 +45,9 @@ def median(call: Callable[[], Any]) -> float:
 def measure(point: dict[str, Any]) -> dict[str, float]:
     """One point, in this process."""
     from groupwise.core.keyed import fold
-    from groupwise.core.rollout import Component, Context, Episode, Group, Prompt, Rollout, Turn, Verdict
+    from groupwise.core.rollout import Context, Episode, Group, Prompt, Rollout, Turn
     from groupwise.core.services import Request, Sampling
+    from groupwise.core.verdict import Component, Verdict
     from groupwise.learner.compiled import KernelScorer
     from groupwise.learner.learner import Learner, Settings
     from groupwise.methods import METHODS

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from run_support import tiny_policy
 
-from groupwise.core.rollout import Completion, Component, Context, Episode, Group, Prompt, Rollout, Span, Turn, Verdict
+from groupwise.core.rollout import Completion, Context, Episode, Group, Prompt, Rollout, Span, Turn
+from groupwise.core.verdict import Component, Verdict
 from groupwise.learner.learner import Learner, Settings
 from groupwise.objective.batch import pack
 

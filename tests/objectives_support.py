@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from groupwise.core.rollout import Completion, Component, Context, Episode, Group, Prompt, Rollout, Span, Turn, Verdict
+from groupwise.core.rollout import Completion, Context, Episode, Group, Prompt, Rollout, Span, Turn
+from groupwise.core.verdict import Component, Verdict
 from groupwise.methods import METHODS
 from groupwise.objective.baselines import NoBaseline
 from groupwise.objective.batch import pack

@@ -6,20 +6,8 @@ import numpy as np
 import pytest
 from objectives_support import group, rollout, turn
 
-from groupwise.core.rollout import (
-    BEHAVIOURS,
-    Completion,
-    Component,
-    Context,
-    Episode,
-    Group,
-    Prompt,
-    Rollout,
-    Span,
-    Turn,
-    Verdict,
-    VersionSpan,
-)
+from groupwise.core.rollout import BEHAVIOURS, Completion, Context, Episode, Group, Prompt, Rollout, Span, Turn, VersionSpan
+from groupwise.core.verdict import Component, Verdict
 from groupwise.errors import RolloutError
 
 PROMPT = Prompt("p", "", None)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from objectives_support import OBJECTIVES, group, ragged, rollout, tensor, turn
 
-from groupwise.core.rollout import Component
+from groupwise.core.verdict import Component
 from groupwise.errors import ObjectiveError
 from groupwise.objective.baselines import BatchMean, GroupMean, GroupStd, LeaveOneOut, NoBaseline
 from groupwise.objective.batch import Column, pack

@@ -12,7 +12,7 @@ import torch
 from golden_support import EDGE, EXACT, MAIN, VECTORS, Deviations, groups_of, table, tolerance
 from objectives_support import gradients, group, rollout, tensor, turn
 
-from groupwise.core.rollout import Component
+from groupwise.core.verdict import Component
 from groupwise.methods import METHODS
 from groupwise.objective.aggregate import Constant, SequenceMean, SequenceSum, TokenMean
 from groupwise.objective.baselines import GroupMean, GroupStd, LeaveOneOut, NoBaseline

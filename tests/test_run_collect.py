@@ -9,8 +9,9 @@ from run_rewards import digits
 from run_support import REWARDS, tiny_policy
 
 from groupwise.core.keyed import fold
-from groupwise.core.rollout import BEHAVIOURS, Component, Context, Episode, Span, Turn
+from groupwise.core.rollout import BEHAVIOURS, Context, Episode, Span, Turn
 from groupwise.core.services import Plan, Services
+from groupwise.core.verdict import Component
 from groupwise.engines.native import Native
 from groupwise.errors import RolloutError, TrainingError
 from groupwise.learner.learner import Learner, Models, Settings

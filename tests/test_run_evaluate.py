@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from groupwise.core.keyed import fold
-from groupwise.core.rollout import Completion, Prompt, Verdict
+from groupwise.core.rollout import Completion, Prompt
 from groupwise.core.services import Sampling
+from groupwise.core.verdict import Verdict
 from groupwise.errors import ConfigError
 from groupwise.run.evaluate import bootstrap, evaluate, pass_at_k, wilson
 

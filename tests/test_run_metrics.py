@@ -2,8 +2,9 @@ from collections import Counter
 
 import pytest
 
-from groupwise.core.rollout import Completion, Component, Context, Episode, Group, Prompt, Rollout, Turn, Verdict
+from groupwise.core.rollout import Completion, Context, Episode, Group, Prompt, Rollout, Turn
 from groupwise.core.services import Budget
+from groupwise.core.verdict import Component, Verdict
 from groupwise.run.collect import Tally
 from groupwise.run.metrics import of_groups, of_updates
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from groupwise.core.rollout import Component, Verdict
+from groupwise.core.verdict import Component, Verdict
 from groupwise.errors import ConfigError, DataError, VerifierError
 from groupwise.verify import resolve
 from groupwise.verify.pool import Item, Pool

@@ -1,6 +1,7 @@
 import pytest
 
-from groupwise.core.rollout import Completion, Component, Context, Episode, Group, Prompt, Rollout, Turn, Verdict
+from groupwise.core.rollout import Completion, Context, Episode, Group, Prompt, Rollout, Turn
+from groupwise.core.verdict import Component, Verdict
 from groupwise.errors import ConfigError
 from groupwise.verify.shaping import OverlongFilter, SoftOverlong, soft_overlong
 

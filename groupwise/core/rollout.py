@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from groupwise.core.verdict import Component, Finish, Verdict
 from groupwise.errors import RolloutError
 
 Behaviour = Literal["default", "self", "old", "recorded", "unknown", "none"]
@@ -28,8 +29,6 @@ BEHAVIOURS: tuple[Behaviour, ...] = ("default", "self", "old", "recorded", "unkn
 self: the live log-prob, detached (ratio exactly 1); old: the learner's log-prob before the update;
 recorded: the engine's log-prob (stale or replayed tokens); unknown: 1 (teacher traces); none: not trained."""
 
-Finish = Literal["stop", "length", "abort"]
-Target = Literal["rollout", "turn", "span"]
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -202,37 +201,6 @@ class Episode:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """What a verifier said of an answer.
-
-    `correct` is None for an abstention (the verifier could not tell: no statistics, no gradient, counted).
-    `kind` says why: ok, no_answer, unparsable, mismatch, truncated, timeout, crash, unverified (`UNJUDGED`: no verifier
-    has spoken). `tier` is the check that decided.
-    """
-
-    correct: bool | None
-    kind: str = "ok"
-    tier: str = ""
-    extracted: str | None = None
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Component:
-    """One named part of a reward; `value` None is an abstention. `index` is the turn (targets turn and span);
-    `start` and `end` bound a span in that turn's tokens.
-    """
-
-    name: str
-    value: float | None
-    target: Target = "rollout"
-    index: int = 0
-    start: int = 0
-    end: int = 0
-    weight: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
 class Rollout:
     """An episode with its verdict and reward components.
 
@@ -290,7 +258,3 @@ class Group:
     def correct(self) -> np.ndarray:
         """[n] bool: strict correctness, before any shaping."""
         return np.array([bool(r.verdict.correct) for r in self.rollouts], dtype=bool)
-
-
-UNJUDGED = Verdict(correct=None, kind="unverified")
-"""The verdict of a rollout that no verifier has seen."""

@@ -16,8 +16,9 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from groupwise.core.keyed import uniforms
-from groupwise.core.rollout import Completion, Finish, VersionSpan
+from groupwise.core.rollout import Completion, VersionSpan
 from groupwise.core.services import Request, Sampling
+from groupwise.core.verdict import Finish
 from groupwise.engines.cache import RowCache, window_of
 from groupwise.engines.stops import StopStrings
 from groupwise.errors import EngineError

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from groupwise.core.rollout import Behaviour, Completion, Component, Context, Episode, Group, Prompt, Rollout, Span, Turn, Verdict
+from groupwise.core.rollout import Behaviour, Completion, Context, Episode, Group, Prompt, Rollout, Span, Turn
+from groupwise.core.verdict import Component, Verdict
 from groupwise.objective.batch import Batch, pack
 from groupwise.objective.objective import Objective
 

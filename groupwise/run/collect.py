@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from groupwise.core.keyed import folds, word
-from groupwise.core.rollout import Component, Context, Episode, Group, Prompt, Rollout, Span, Turn
+from groupwise.core.rollout import Context, Episode, Group, Prompt, Rollout, Span, Turn
 from groupwise.core.services import Budget, Engine, Environment, Plan, Request, Sampling
+from groupwise.core.verdict import Component
 from groupwise.errors import ConfigError, TrainingError
 from groupwise.learner.learner import Learner
 from groupwise.methods.method import Method

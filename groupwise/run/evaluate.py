@@ -9,8 +9,9 @@ import numpy as np
 from jaxtyping import Float64
 
 from groupwise.core.keyed import fold, generator
-from groupwise.core.rollout import Completion, Context, Prompt, Verdict
+from groupwise.core.rollout import Completion, Context, Prompt
 from groupwise.core.services import Engine, Request, Sampling
+from groupwise.core.verdict import Verdict
 from groupwise.errors import ConfigError
 
 Z95 = 1.959963984540054

@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import TracebackType
 
-from groupwise.core.rollout import Completion, Component, Episode, Finish, Prompt, Rollout, Verdict
+from groupwise.core.rollout import Completion, Episode, Prompt, Rollout
+from groupwise.core.verdict import Component, Finish, Verdict
 from groupwise.models.load import Policy
 from groupwise.models.template import decode
 from groupwise.verify.pool import Graded, Item, Pool

@@ -13,8 +13,9 @@ from typing import Any, Literal
 
 import torch
 
-from groupwise.core.rollout import Completion, Context, Episode, Group, Prompt, Rollout, Span, Turn, Verdict
+from groupwise.core.rollout import Completion, Context, Episode, Group, Prompt, Rollout, Span, Turn
 from groupwise.core.services import Sampling
+from groupwise.core.verdict import Verdict
 from groupwise.engines.native import Native
 from groupwise.errors import ConfigError, nearest
 from groupwise.learner.learner import Learner, Settings

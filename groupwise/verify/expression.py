@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
-from groupwise.core.rollout import Verdict
+from groupwise.core.verdict import Verdict
 from groupwise.verify.text import marked, missing
 
 LONGEST = 500

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from groupwise.core.rollout import Verdict
+from groupwise.core.verdict import Verdict
 from groupwise.verify.text import answers, equivalent, marked, missing, numeric, same_number
 
 _TAIL = 2000

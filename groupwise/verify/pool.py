@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType, TracebackType
 from typing import Any
 
-from groupwise.core.rollout import Component, Finish, Verdict
+from groupwise.core.verdict import Component, Finish, Verdict
 from groupwise.errors import ConfigError, DataError, VerifierError
 from groupwise.verify import check_name
 from groupwise.verify.child import Child, GoneError, LateError

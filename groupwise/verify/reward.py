@@ -15,9 +15,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
-import numpy as np
-
-from groupwise.core.rollout import UNJUDGED, Component, Verdict
+from groupwise.core.verdict import UNJUDGED, Component, Verdict
 
 Grade = Callable[[str, Any, Mapping[str, Any]], "Outcome"]
 """A function (text, answer, columns) -> Outcome."""
@@ -59,7 +57,7 @@ def outcome(value: Any) -> Outcome:
         return Outcome(UNJUDGED, (Component("correct", None),))
     if isinstance(value, Verdict):
         return Outcome(value, (_correct(value.correct),))
-    if isinstance(value, bool | np.bool_):
+    if _boolean(value):
         return Outcome(Verdict(bool(value), "ok" if value else "mismatch"), (_correct(bool(value)),))
     if isinstance(value, Mapping):
         return _named({name: _finite(part, f"component {name!r}") for name, part in value.items()})
@@ -81,13 +79,18 @@ def _named(parts: dict[Any, float | None]) -> Outcome:
 def _finite(value: Any, what: str) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool | np.bool_):
+    if _boolean(value):
         return float(value)
     if not isinstance(value, Real):
         raise WrongRewardError(f"the {what} is a {type(value).__name__}; return a float, bool, None, Verdict or dict of floats")
     if not math.isfinite(value):
         raise WrongRewardError(f"the {what} is {float(value)}")
     return float(value)
+
+
+def _boolean(value: Any) -> bool:
+    """Python's or numpy's; numpy is not imported for it."""
+    return isinstance(value, bool) or (type(value).__module__ == "numpy" and type(value).__name__ in ("bool", "bool_"))
 
 
 def _correct(correct: bool | None) -> Component:

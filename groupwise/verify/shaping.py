@@ -5,7 +5,8 @@ Source: DAPO (Yu et al. 2025, arXiv 2503.14476), Eq. 13 (soft overlong punishmen
 
 from dataclasses import dataclass, replace
 
-from groupwise.core.rollout import Component, Group, Rollout
+from groupwise.core.rollout import Group, Rollout
+from groupwise.core.verdict import Component
 from groupwise.errors import ConfigError
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
 
-from groupwise.core.rollout import Verdict
+from groupwise.core.verdict import Verdict
 
 LONGEST = 1000
 """Longer strings are not numbers: exact arithmetic on them would cost more than they are worth."""

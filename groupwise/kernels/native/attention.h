@@ -18,6 +18,11 @@ struct Cache {
   Memory<T> at(int layer, int h) const {
     return Memory<T>::in(room + (size_t(layer % layers) * heads + h) * Memory<T>::size(positions, head), positions, head);
   }
+  // Take over all positions of a smaller one.
+  void copy(const Cache& other) const {
+    for (int layer = 0; layer < layers; layer++)
+      for (int h = 0; h < heads; h++) at(layer, h).copy(other.at(layer, h), head);
+  }
 };
 
 // `count` rows from `row` on that go on with one sequence, of which `seen` positions are in its cache.

@@ -67,6 +67,14 @@ struct Memory {
     }
   }
 
+  // Everything that a smaller one holds.
+  void copy(const Memory& other, int head) const {
+    int positions = other.values.k;
+    std::memcpy(static_cast<void*>(keys.data), other.keys.data, size_t(head) * positions * sizeof(T));
+    for (int p = 0; p < head / WIDTH; p++)
+      std::memcpy(static_cast<void*>(values.at(p)), other.values.at(p), size_t(WIDTH) * positions * sizeof(T));
+  }
+
  private:
   void append_one(const T* k, const T* v, int position, int head) const {
     if (position % 32 == 0)  // products run to a multiple of 32 positions: what is not there yet must be zero

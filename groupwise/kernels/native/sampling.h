@@ -60,7 +60,7 @@ class Sampler {
   // Make up to `steps` more tokens for every row that has not ended.
   void run(int steps, Room& room) {
     if (first_ == last_) return;
-    if (caches_.empty()) start(room), steps--;
+    if (own_.empty()) start(room), steps--;
     for (; steps > 0 && gather(); steps--) {
       forward(room);
       scatter(rows_.count(), [&](int i) { return alive_[i]; }, [](int i) { return i; }, room);
@@ -68,35 +68,40 @@ class Sampler {
   }
 
  private:
-  void add_cache(int positions) {
-    caches_.emplace_back(*memory_[caches_.size() % memory_.size()], m_.shape, m_.shape.layers, positions);
+  Cache<T> cache(int positions) { return {*memory_[caches_made_++ % memory_.size()], m_.shape, m_.shape.layers, positions}; }
+
+  // Most rows end early: their caches begin small, and double when they are full.
+  void make_room(int i) {
+    Cache<T>& own = own_[i - first_];
+    if (w_.lengths[i] - 1 < own.positions) return;
+    Cache<T> larger = cache(std::min(2 * own.positions, w_.max_tokens - 1));
+    larger.copy(own);
+    own = larger;
   }
   int prefix_length(int c) const { return w_.context_starts[c + 1] - w_.context_starts[c]; }
 
   // Run every context, and sample the first token of every row.
   void start(Room& room) {
-    caches_.reserve(2 * size_t(last_ - first_));
-    own_.assign(last_ - first_, nullptr), prefix_.assign(last_ - first_, nullptr);
+    prefixes_.reserve(size_t(last_ - first_));  // pointers to them must stay
+    prefix_.assign(last_ - first_, nullptr);
     std::vector<int> last_row(last_ - first_);
     for (int i = first_; i < last_;) {  // contexts in portions of bounded size
       rows_ = {};
       int begin = i;
       while (i < last_ && (i == begin || rows_.count() < PORTION)) {
         int c = w_.context[i], n = prefix_length(c), row = rows_.count();
-        add_cache(n);
+        prefixes_.push_back(cache(n));
         for (int t = 0; t < n; t++) rows_.token.push_back(w_.context_tokens[w_.context_starts[c] + t]), rows_.position.push_back(t);
         rows_.families.push_back({row, n, int(rows_.spans.size()), 1, nullptr, 0, -1});
-        rows_.spans.push_back({row, n, 0, &caches_.back()});
-        const Cache<T>* prefix = &caches_.back();
+        rows_.spans.push_back({row, n, 0, &prefixes_.back()});
+        const Cache<T>* prefix = &prefixes_.back();
         for (; i < last_ && w_.context[i] == c; i++) prefix_[i - first_] = prefix, last_row[i - first_] = row + n - 1;
       }
       forward(room);
       scatter(i - begin, [&](int k) { return begin + k; }, [&](int k) { return last_row[begin + k - first_]; }, room);
     }
-    for (int i = first_; i < last_; i++) {
-      add_cache(std::max(1, w_.max_tokens - 1));
-      own_[i - first_] = &caches_.back();
-    }
+    own_.reserve(size_t(last_ - first_));
+    for (int i = first_; i < last_; i++) own_.push_back(cache(std::max(1, std::min(FIRST_POSITIONS, w_.max_tokens - 1))));
   }
 
   // The rows that go on, with their last tokens; false if there are none.
@@ -110,7 +115,8 @@ class Sampler {
       if (c != family) rows_.families.push_back({row, 0, row, 0, prefix_[i - first_], prefix_length(c), -1});
       family = c;
       rows_.families.back().count++, rows_.families.back().spans++;
-      rows_.spans.push_back({row, 1, made - 1, own_[i - first_]});
+      make_room(i);
+      rows_.spans.push_back({row, 1, made - 1, &own_[i - first_]});
       rows_.token.push_back(w_.tokens[size_t(i) * w_.max_tokens + made - 1]);
       rows_.position.push_back(prefix_length(c) + made - 1);
       alive_.push_back(i);
@@ -165,13 +171,14 @@ class Sampler {
     w_.done[i] = end ? 1 : made + 1 == w_.max_tokens ? 2 : 0;
   }
 
-  static constexpr int PORTION = 512;
+  static constexpr int PORTION = 512, FIRST_POSITIONS = 32;
   const Model<T>& m_;
   const Wishes w_;
   int first_, last_;
   std::vector<Arena*> memory_;
-  std::vector<Cache<T>> caches_;
-  std::vector<const Cache<T>*> own_, prefix_;  // of each row of this share
+  size_t caches_made_ = 0;
+  std::vector<Cache<T>> prefixes_, own_;  // of contexts; of each row of this share
+  std::vector<const Cache<T>*> prefix_;   // of each row of this share
   std::vector<int> alive_;
   Rows<T> rows_;
   float* x_ = nullptr;
