@@ -4,22 +4,16 @@ A check is a property that holds whatever the equation is, or that the equation'
 float64, through the functions that the loop calls. What fails is shown on the smallest batch that can be found.
 """
 
-import inspect
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from groupwise.core import named
-from groupwise.errors import ConfigError, nearest
 from groupwise.lab import cuts, facts, invariance, toys
 from groupwise.lab.example import example_of, text_of
 from groupwise.lab.samples import Sample, generate
 from groupwise.lab.shrink import Check, attempt, blamed, shrunk
 from groupwise.lab.trials import Found, Subject
-from groupwise.methods import METHODS
-from groupwise.methods.method import Method
-from groupwise.objective.objective import Objective
 
 CHECKS: tuple[Check, ...] = (
     Check("micro-batches", cuts.micro_batches, "a loss or a weight is normalised inside the micro-batch, where it must use the "
@@ -108,34 +102,6 @@ def _calm(one: Check, found: Sequence[Found]) -> Verdict:
         return Verdict(one.name, "skip", 0.0, found[0].skipped)
     notes = dict.fromkeys(f.note for f in done if f.note)
     return Verdict(one.name, "note" if notes else "pass", max(f.error for f in done), "; ".join(notes))
-
-
-# ---- subjects ------------------------------------------------------------------------------------------------------------
-
-
-def subject_of(name: str, arguments: Mapping[str, Any] | None = None) -> Subject:
-    """The method or objective of a name: a shipped method, `module:function` or `file.py:function`; also a Method or an
-    Objective that stands in a module by that name. Raises ConfigError.
-    """
-    arguments = dict(arguments or {})
-    if name not in METHODS and ":" not in name:
-        raise ConfigError(f"unknown method {name!r}; {nearest(name, METHODS)}; or give 'module:function' of your own")
-    factory: Callable[..., Any] = METHODS[name] if name in METHODS else named.function(name, "method")
-    known = inspect.signature(factory).parameters
-    for key in arguments:
-        if key not in known:
-            raise ConfigError(f"method {name!r} has no argument {key!r}; {nearest(key, known) if known else 'it takes none'}")
-    given = {"max_tokens": 16, **arguments} if "max_tokens" in known else arguments
-    return subject(factory(**given), name, (name, arguments))
-
-
-def subject(made: Any, name: str = "", source: tuple[str, dict[str, Any]] | None = None) -> Subject:
-    """What is checked, from a Method or an Objective. Raises ConfigError for anything else."""
-    if isinstance(made, Objective):
-        made = Method(made)
-    if not isinstance(made, Method):
-        raise ConfigError(f"method {name!r} returned {type(made).__name__}; it must return a Method or an Objective")
-    return Subject(name or type(made.objective).__name__, made, source)
 
 
 # ---- what is said --------------------------------------------------------------------------------------------------------

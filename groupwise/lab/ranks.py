@@ -3,12 +3,11 @@
 Every wait has a deadline. Processes are spawned once for all subjects: what costs is their start.
 """
 
-import contextlib
 import multiprocessing
 import pickle
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -21,18 +20,42 @@ from torch import Tensor
 from groupwise.errors import GroupwiseError, TrainingError
 from groupwise.lab.invariance import uneven
 from groupwise.lab.samples import Sample
-from groupwise.lab.trials import Found, Slopes, Subject, compared, gradient, leaves, prepared, worst
-from groupwise.methods import METHODS
+from groupwise.lab.subjects import subject_of
+from groupwise.lab.trials import Found, Subject, compared, gradient, leaves, prepared, worst
 from groupwise.objective.batch import Batch
 from groupwise.objective.objective import Objective
 
-Job = tuple[Objective, list[Batch], Tensor]
-"""An objective, the batches of its optimiser steps (credited, not weighed), and the live values."""
+Job = tuple[list[Batch], Tensor]
+"""The batches of optimiser steps (credited, not weighed), and the live values."""
+Answer = list[list[Tensor]] | str
+"""The gradient of each step of each job, or what went wrong."""
 
 
-def jobs_of(subject: Subject, sample: Sample) -> Job:
-    """What the processes are given: the steps of the method's own update strategy."""
-    return subject.objective, list(subject.method.update.split(prepared(subject, sample), 1)), leaves(sample).detach()
+@dataclass(frozen=True)
+class Order:
+    """What the processes do for one subject: its objective (pickled, or made again from its name), and jobs."""
+
+    source: tuple[str, dict[str, Any]] | None
+    objective: bytes
+    jobs: list[Job]
+
+    def made(self) -> Objective:
+        """The objective, in another process."""
+        made: Objective = pickle.loads(self.objective) if self.source is None else subject_of(*self.source).objective
+        return made
+
+
+def order_of(subject: Subject, samples: Sequence[Sample]) -> Order:
+    """The steps of the method's own update strategy, on some samples. Raises whatever pickling the objective raises."""
+    jobs = [([_plain(step) for step in subject.method.update.split(prepared(subject, sample), 1)], leaves(sample).detach())
+            for sample in samples]
+    return Order(subject.source, b"" if subject.source else pickle.dumps(subject.objective), jobs)
+
+
+def _plain(batch: Batch) -> Batch:
+    """The batch with plain dictionaries, which can be sent."""
+    return replace(batch, columns=dict(batch.columns), credit=dict(batch.credit), weights=dict(batch.weights),
+                   extras=dict(batch.extras), layout=replace(batch.layout, keys=dict(batch.layout.keys)))
 
 
 def across(subjects: Sequence[Subject], samples: Sequence[Sequence[Sample]], size: int, *, deadline: float = 120.0) -> list[Found]:
@@ -40,39 +63,42 @@ def across(subjects: Sequence[Subject], samples: Sequence[Sequence[Sample]], siz
 
     A subject whose parts cannot be sent to another process, or that is late, is skipped with the reason.
     """
-    found: list[Found | None] = [None] * len(subjects)
-    jobs: dict[int, list[Job]] = {}
+    found: dict[int, Found] = {}
+    orders: dict[int, Order] = {}
     for i, (subject, own) in enumerate(zip(subjects, samples, strict=True)):
         if subject.objective.reach == "step":
             found[i] = Found(skipped="a loss reaches over the step: processes share the work of one batch (see micro-batches)")
             continue
-        jobs[i] = [jobs_of(subject, sample) for sample in own]
-        with contextlib.suppress(Exception):
-            pickle.dumps(subject.objective)
-            continue
-        del jobs[i]
-        found[i] = Found(skipped="its parts cannot be sent to another process: write them as functions and classes of a module")
-    answers = _run(jobs, size, deadline) if jobs else {}
-    for i, own_jobs in jobs.items():
-        found[i] = worst([_judge(job, answer, size) for job, answer in zip(own_jobs, answers[i], strict=True)])
-    return [one for one in found if one is not None]
+        try:
+            orders[i] = order_of(subject, own)
+        except GroupwiseError as error:
+            found[i] = Found(float("inf"), f"refused: {error}")
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            found[i] = Found(skipped=f"its parts cannot be sent to another process ({error}): check it by name")
+    answers = _run(orders, size, deadline) if orders else {}
+    for i, order in orders.items():
+        found[i] = _judge(subjects[i].objective, order, answers[i], size)
+    return [found[i] for i in range(len(subjects))]
 
 
-def _judge(job: Job, answer: list[Tensor] | str, size: int) -> Found:
+def _judge(objective: Objective, order: Order, answer: Answer, size: int) -> Found:
     if isinstance(answer, str):
-        return Found(float("inf"), f"{size} processes failed: {answer}")
-    objective, steps, values = job
-    one = [gradient(objective, [objective.weigh(step)], values.clone().requires_grad_()) for step in steps]
-    return worst([compared(a, b, f"{size} processes that add their counts and gradients get another gradient than one process",
-                           ("one process", f"{size} processes")) for a, b in zip(one, answer, strict=True)])
+        return Found(float("inf"), f"{size} processes: {answer}")
+    found = []
+    for (steps, values), sums in zip(order.jobs, answer, strict=True):
+        for step, total in zip(steps, sums, strict=True):
+            one = gradient(objective, [objective.weigh(step)], values.clone().requires_grad_())
+            found.append(compared(one, total, f"{size} processes that add their counts and gradients get another gradient than one "
+                                  "process", ("one process", f"{size} processes")))
+    return worst(found)
 
 
-def _run(jobs: dict[int, list[Job]], size: int, deadline: float) -> dict[int, list[list[Tensor] | str]]:
+def _run(orders: dict[int, Order], size: int, deadline: float) -> dict[int, Answer]:
     """What the first of `size` processes came to, by subject."""
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(prefix="groupwise-ranks-") as folder:
         path = Path(folder)
-        (path / "jobs").write_bytes(pickle.dumps({i: pickle.dumps(job) for i, job in jobs.items()}))
+        (path / "orders").write_bytes(pickle.dumps(orders))
         processes = [context.Process(target=member, args=(rank, size, folder, deadline), daemon=True) for rank in range(size)]
         end = time.monotonic() + deadline
         try:
@@ -86,7 +112,7 @@ def _run(jobs: dict[int, list[Job]], size: int, deadline: float) -> dict[int, li
                 raise TrainingError(f"{size} processes did not come to an end in {deadline:g} s (late: {late or 'none'}, exit codes "
                                     f"{codes}): is another process holding all cores? Run the check again, or leave this part "
                                     "out with --quick")
-            answers: dict[int, list[list[Tensor] | str]] = torch.load(path / "answers", weights_only=True)
+            answers: dict[int, Answer] = torch.load(path / "answers", weights_only=True)
             return answers
         finally:
             for process in processes:
@@ -100,29 +126,25 @@ def member(rank: int, size: int, folder: str, deadline: float) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=size,
                             timeout=timedelta(seconds=deadline))
-    answers: dict[int, list[list[Tensor] | str]] = {}
-    jobs: dict[int, bytes] = pickle.loads((Path(folder) / "jobs").read_bytes())
-    for i, packed in jobs.items():
-        answers[i] = [_share(job, rank, size) for job in pickle.loads(packed)]
+    orders: dict[int, Order] = pickle.loads((Path(folder) / "orders").read_bytes())
+    answers = {i: _answer(order, rank, size) for i, order in orders.items()}
     if rank == 0:
         torch.save(answers, Path(folder) / "answers")
     dist.barrier()
     dist.destroy_process_group()
 
 
-def _share(job: Job, rank: int, size: int) -> list[Tensor] | str:
-    objective, steps, values = job
-    done: list[Tensor] = []
-    for step in steps:
-        mine = uneven(step.layout.groups, size)[rank]
-        own = step.groups(mine)
-        done.append(_added(_own_gradient(objective, own, values)))
-    return done
-
-
-def _own_gradient(objective: Objective, own: Batch, values: Tensor) -> Slopes:
-    """The gradient of this process's share, its weights from the totals of all."""
-    return gradient(objective, [objective.weigh(own, _added)], values.clone().requires_grad_())
+def _answer(order: Order, rank: int, size: int) -> Answer:
+    """The gradients of this process's shares, added up over processes. What fails in one process fails in all of them before
+    anybody waits for anybody, or ends at the deadline.
+    """
+    objective, sums = order.made(), []
+    for steps, values in order.jobs:
+        sums.append([])
+        for step in steps:
+            own = step.groups(uneven(step.layout.groups, size)[rank])
+            sums[-1].append(_added(gradient(objective, [objective.weigh(own, _added)], values.clone().requires_grad_())))
+    return sums
 
 
 def _added(x: Tensor) -> Tensor:
