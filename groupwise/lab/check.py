@@ -90,6 +90,7 @@ def _verdict(one: Check, subject: Subject, samples: Sequence[Sample]) -> Verdict
     sample, smallest = samples[worst], found[worst]
     if one.shrinks:
         sample, smallest = shrunk(one, subject, sample, smallest)
+    sample = smallest.sample or sample
     likely = blamed(one, subject, sample) if smallest.before is not None else one.likely
     example = example_of(subject, sample, smallest) if one.shrinks or smallest.before is not None else None
     return Verdict(one.name, "fail", found[worst].error, f"{smallest.message}. Likely: {likely}.", example)

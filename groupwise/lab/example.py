@@ -20,8 +20,8 @@ def example_of(subject: Subject, sample: Sample, found: Found) -> dict[str, Any]
     rows = []
     for g, group in enumerate(sample.groups):
         for r, row in enumerate(group):
-            for token, said in _tokens(row):
-                line = {"group": g, "rollout": r, "reward": " ".join(f"{x:g}" for x in row.rewards), "token": token, "is": said}
+            for place, (token, said) in enumerate(_tokens(row)):
+                line = {"group": g, "rollout": r, "reward": " ".join(f"{x:g}" for x in row.rewards), "token": place, "is": said}
                 line |= {name: float(sample.table[name][token]) for name in columns} | facts.get(token, {})
                 rows.append(line | _slopes(found, token))
     return {"labels": list(found.labels), "reward_components": names, "behaviour": sample.default, "rows": rows,
@@ -60,8 +60,6 @@ def _slopes(found: Found, token: int) -> dict[str, float]:
     out = {}
     for label, side in zip(found.labels, (found.before, found.after), strict=True):
         if side is None or not label:
-            continue
-        if len(side) <= token:
             continue
         for j in range(side.shape[1]):
             if j == 0 or bool((side[:, j] != 0).any()):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from groupwise.errors import ObjectiveError
 from groupwise.lab.samples import LIVE, Row, Sample
-from groupwise.lab.trials import (Found, Subject, apart, compared, gradient, leaves, live, losses, policy_only, prepared, weighed,
+from groupwise.lab.trials import (Found, Subject, apart, at_ids, compared, gradient, leaves, live, losses, policy_only, prepared, weighed,
                                   whole, worst)
 from groupwise.objective.batch import Batch
 from groupwise.objective.credit import Advantage, BatchMean, Blend, GroupMean, GroupStd, LeaveOneOut, NoBaseline, One, Reward
@@ -53,9 +53,9 @@ def degree_expected(credit: Any) -> int | None:
 
 
 def _advantages(subject: Subject, sample: Sample) -> Tensor:
-    """[tokens, 1]; 0 where a token was dropped."""
+    """[ids, 1]; 0 where a token was dropped."""
     batch = prepared(subject, sample)
-    return (batch.column("advantage") * batch.loss_mask)[:, None]
+    return at_ids(batch, batch.column("advantage") * batch.loss_mask, len(sample.table["logp"]))
 
 
 def _paired(sample: Sample) -> Sample:
@@ -206,7 +206,8 @@ def on_policy(subject: Subject, sample: Sample) -> Found:
     for seen in losses(subject, fresh, batch).seen:
         acting = seen.mask & (batch.behaviour != UNKNOWN)
         if seen.ratio is not None:
-            ratio = torch.where(acting, seen.ratio, 1.0)[:, None]
+            ratio = torch.ones(len(here), 1, dtype=torch.float64).index_put(
+                (batch.tokens,), torch.where(acting, seen.ratio, 1.0)[:, None])
             found.append(compared(torch.ones_like(ratio), ratio, f"the ratio of the term {seen.term.name!r} is not 1 on policy",
                                   ("must be", "ratio")))
     alone = policy_only(subject)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import reduce
 
 import numpy as np
 import torch
@@ -9,8 +10,8 @@ from torch import Tensor
 
 from groupwise.core.keyed import generator
 from groupwise.errors import ObjectiveError
-from groupwise.lab.samples import LIVE, SCORED, Sample, table
-from groupwise.lab.trials import Found, Subject, compared, gradient, leaves, prepared, weighed, whole, worst
+from groupwise.lab.samples import LIVE, SCORED, Sample, groups, table
+from groupwise.lab.trials import Found, Subject, at_ids, compared, gradient, leaves, prepared, weighed, whole, worst
 from groupwise.objective.batch import Batch
 from groupwise.objective.objective import Objective
 from groupwise.objective.ratio import TokenRatio
@@ -54,18 +55,14 @@ def packing(subject: Subject, sample: Sample) -> Found:
         return compared(whole(subject, one), whole(subject, many), "an episode cut in several sequences has another gradient than "
                         "in one", ("one sequence", "several"))
     rows = len(sample.table["logp"])
-    found = [compared(_at_tokens(a, a.column(name) * a.counted, rows), _at_tokens(b, b.column(name) * b.counted, rows),
+    found = [compared(at_ids(a, a.column(name) * a.counted, rows), at_ids(b, b.column(name) * b.counted, rows),
                       f"the credit {name!r} changes when an episode is cut in several sequences", ("one sequence", "several"))
              for name in a.credit]
     a, b = subject.objective.weigh(a), subject.objective.weigh(b)
     for name in (t.name for t in subject.objective.terms if t.unit == "token"):
-        found.append(compared(_at_tokens(a, a.weights[name].values, rows), _at_tokens(b, b.weights[name].values, rows),
+        found.append(compared(at_ids(a, a.weights[name].values, rows), at_ids(b, b.weights[name].values, rows),
                               f"the weights of {name!r} change when an episode is cut in several sequences", ("one sequence", "several")))
     return worst(found)
-
-
-def _at_tokens(batch: Batch, values: Tensor, rows: int) -> Tensor:
-    return values.new_zeros(rows, 1).index_put((batch.tokens,), values[:, None])
 
 
 def lengthening(subject: Subject, sample: Sample) -> Found:
@@ -82,9 +79,9 @@ def lengthening(subject: Subject, sample: Sample) -> Found:
         longer = sample.map(lambda r, row=row, grown=grown: grown if r is row else r)
         longer = longer.columns(**{name: torch.cat([column, more[name]]) for name, column in sample.table.items()})
         after = prepared(subject, longer)
-        kept = [_at_tokens(b, b.column("advantage") * b.loss_mask, n + 5)[:n] for b in (before, after)]
-        found.append(compared(*kept, f"five more trained tokens in one rollout (with token {row.tokens[0]}) change the advantage: a "
-                              "statistic weighs tokens where it should count each episode once", ("A", "A, longer")))
+        kept = [at_ids(b, b.column("advantage") * b.loss_mask, n + 5)[:n] for b in (before, after)]
+        found.append(compared(*kept, f"five more trained tokens in rollout {chosen} (counted through) change the advantage: a statistic "
+                              "weighs tokens where it should count each episode once", ("A", "A, longer")))
     return worst(found)
 
 
@@ -182,8 +179,19 @@ def truncated(subject: Subject, sample: Sample) -> Found:
     if not any(row.truncated for row in sample.rows):
         return Found(skipped="no rollout is truncated")
     done = sample.map(lambda row: replace(row, truncated=False))
-    return compared(whole(subject, done), whole(subject, sample), "a rollout that was cut off at the token limit is trained on in "
-                    "another way than one that ended, although no shaping says so", ("ended", "cut off"))
+    found = [_shaped_away(subject, sample)] if subject.method.shape else []
+    return worst([*found, compared(whole(subject, done), whole(subject, sample), "a rollout that was cut off at the token limit is trained on in "
+                    "another way than one that ended, although no shaping says so", ("ended", "cut off"))])
+
+
+def _shaped_away(subject: Subject, sample: Sample) -> Found:
+    """Rollouts that the method's shaping masks for being cut off have no gradient."""
+    shaped = [reduce(lambda group, shape: shape(group), subject.method.shape, group) for group in groups(sample)]
+    hidden = {(g, r) for g, group in enumerate(shaped) for r, rollout in enumerate(group.rollouts) if rollout.masked}
+    sample = replace(sample, groups=tuple(tuple(replace(row, masked=(g, r) in hidden) for r, row in enumerate(rows))
+                                          for g, rows in enumerate(sample.groups)))
+    one, masked = whole(subject, sample), sample.masked[:, None]
+    return compared(one, torch.where(masked, 0.0, one), "a rollout that the shaping masks has a gradient", ("gradient", "must be"))
 
 
 def dropped(subject: Subject, sample: Sample) -> Found:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from groupwise.core.keyed import generator
 from groupwise.lab.samples import Part, Row, Sample, table
-from groupwise.lab.trials import Found, Subject, apart, compared, leaves, losses, weighed, whole
+from groupwise.lab.trials import Found, Subject, apart, compared, losses, weighed, whole
 
 
 def _actions(subject: Subject, counts: tuple[int, ...], rewards: tuple[float, ...], **columns: Tensor) -> tuple[Sample, Tensor]:
@@ -39,11 +39,13 @@ def ratio_of_sampler(subject: Subject, sample: Sample) -> Found:
                 if seen.ratio is None or not bool(seen.mask.all()):
                     continue
                 total = float((old.exp()[action[batch.tokens]] * seen.ratio).sum())
-                right = (now - old).exp()[action[batch.tokens]][:, None]
-                found = compared(right, seen.ratio[:, None], f"the ratio of the term {seen.term.name!r} is not pi/mu under the "
+                right = torch.ones(len(action), 1, dtype=torch.float64)
+                taken = right.index_put((batch.tokens,), seen.ratio[:, None])
+                right = right.index_put((batch.tokens,), (now - old).exp()[action[batch.tokens]][:, None])
+                found = compared(right, taken, f"the ratio of the term {seen.term.name!r} is not pi/mu under the "
                                  f"sampling temperature {temperature:g}: its mean over samples of mu is {total:.4f}, not 1",
                                  ("pi/mu", "ratio"))
-                worst_found = max(worst_found, found, key=lambda f: (not f.skipped, f.error))
+                worst_found = max(worst_found, replace(found, sample=toy), key=lambda f: (not f.skipped, f.error))
     return worst_found
 
 
@@ -61,23 +63,23 @@ def pull(subject: Subject, sample: Sample) -> Found:
     rows = torch.eye(3, dtype=torch.float64)[action[1:]]
     expected = (by_logp[:, None] * (rows - pi)).sum(0)  # by the logits of the softmax
     size = float(expected.norm())
-    before = torch.zeros_like(leaves(toy))
-    shown = before.detach().index_put((torch.arange(1, 5), torch.tensor(0)), by_logp)
+    shown = torch.zeros(5, 1, dtype=torch.float64).index_put((torch.arange(1, 5), torch.tensor(0)), by_logp)
+    wrong = Found(1.0, before=shown, after=shown, labels=("", "the reference's part of the gradient"), sample=toy)
     if size < 1e-9:
-        return Found(1.0, "the reference has no pull: its expected gradient on samples of the policy is 0 (as that of k1 in the loss)",
-                     before, shown, ("must not be", "gradient"))
+        return replace(wrong, message="the reference has no pull: its expected gradient on samples of the policy is 0 (as that of "
+                       "k1 in the loss)")
     stepped = torch.log_softmax(pi.log() - 1e-4 * expected / size, 0)
     now, then = _divergences(pi, ref), _divergences(stepped.exp(), ref)
     rise = {name: (then[name] - now[name]) / 1e-4 for name in now}
     if all(change >= 0 for change in rise.values()):
-        return Found(1.0, "a gradient step moves the policy away from the reference: " + ", ".join(
-            f"{name} rises from {now[name]:.4f} at a rate of {rise[name]:.3g}" for name in now), before, shown, ("", "KL's gradient"))
+        return replace(wrong, message="a gradient step moves the policy away from the reference: " + ", ".join(
+            f"{name} rises from {now[name]:.4f} at a rate of {rise[name]:.3g}" for name in now))
     kind = {"KL(pi||ref)": pi * (pi / ref).log() - pi * now["KL(pi||ref)"], "KL(ref||pi)": pi - ref,
             "chi2(pi||ref)": pi * (pi / ref) - pi * float((pi * pi / ref).sum())}
     like = [name for name, exact in kind.items() if apart(exact / exact.norm(), expected / size) < 1e-9]
     if like == ["chi2(pi||ref)"]:
-        return Found(1.0, "the reference's pull is the gradient of chi2(pi||ref), not of a KL: the estimator's log-ratio is taken the "
-                     "wrong way round (u is log ref - log pi)", before, shown, ("", "KL's gradient"))
+        return replace(wrong, message="the reference's pull is the gradient of chi2(pi||ref), not of a KL: the estimator's log-ratio "
+                       "is taken the wrong way round (u is log ref - log pi)")
     return Found(note=f"the reference pulls along the gradient of {like[0]}" if like else "the reference pulls towards itself")
 
 

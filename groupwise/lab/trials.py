@@ -126,6 +126,11 @@ def whole(subject: Subject, sample: Sample) -> Slopes:
     return gradient(subject.objective, [weighed(subject, sample)], leaves(sample))
 
 
+def at_ids(batch: Batch, values: Tensor, ids: int) -> Tensor:
+    """[ids, 1] values of the batch's tokens at their ids."""
+    return values.new_zeros(ids, 1).index_put((batch.tokens,), values[:, None])
+
+
 def policy_only(subject: Subject) -> Subject | None:
     """The subject with the terms that vanish without advantage; None if there are none or they cannot stand alone."""
     kept = tuple(t for t in subject.objective.terms if t.vanishes)
@@ -143,7 +148,8 @@ class Found:
     """What one trial of a check came to. `error` is relative to the largest entry; nan counts as infinite.
 
     `before` and `after` are the two gradients, if gradients were compared, under the names in `labels`; `skipped` says why
-    the check does not apply; `note` is something to tell although nothing is wrong.
+    the check does not apply; `note` is something to tell although nothing is wrong; `sample` is a batch that the check made
+    itself.
     """
 
     error: float = 0.0
@@ -153,6 +159,7 @@ class Found:
     labels: tuple[str, str] = ("gradient", "changed")
     skipped: str = ""
     note: str = ""
+    sample: Sample | None = None
 
 
 def apart(a: Tensor, b: Tensor) -> float:
