@@ -122,8 +122,7 @@ def bare():
 
 
 def raising():
-    raise_it = Method(Objective(Broken(), (Policy(aggregate=TokenMean()),)))
-    return raise_it
+    return Method(Objective(Broken(), (Policy(aggregate=TokenMean()),)))
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,13 @@ float64, through the functions that the loop calls. What fails is shown on the s
 """
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from groupwise.lab import cuts, facts, invariance, toys
 from groupwise.lab.example import example_of, text_of
+from groupwise.lab.ranks import across
 from groupwise.lab.samples import Sample, generate
 from groupwise.lab.shrink import Check, attempt, blamed, shrunk
 from groupwise.lab.trials import Found, Subject
@@ -79,6 +80,25 @@ def check(subject: Subject, checks: Sequence[Check] = CHECKS, *, seeds: Sequence
     samples = [generate(seed, subject.wishes, "old" if seed // 2 % 2 == 0 else "self") for seed in seeds]
     verdicts = tuple(_verdict(one, subject, samples[:one.samples]) for one in checks)
     return Report(subject.name, repr(subject.objective), verdicts, time.perf_counter() - began)
+
+
+def check_all(subjects: Sequence[Subject], *, processes: Sequence[int] = (2, 3)) -> Iterator[Report]:
+    """The suite on several subjects; the processes of the rank split, of each size, are started once for all of them."""
+    samples = [[generate(seed, own.wishes, "old") for seed in (0, 1)] for own in subjects]
+    split = [across(subjects, samples, size) for size in processes]
+    for i, own in enumerate(subjects):
+        report = check(own)
+        yield replace(report, checks=(*report.checks, *(_of_processes(size, found[i], report)
+                                                        for size, found in zip(processes, split, strict=True))))
+
+
+def _of_processes(size: int, found: Found, report: Report) -> Verdict:
+    name, likely = f"{size} processes", next(one.likely for one in CHECKS if one.name == "ranks")
+    if found.skipped or found.error <= 1e-9:
+        return Verdict(name, "skip" if found.skipped else "pass", found.error, found.skipped)
+    smaller = next(one.example for one in report.checks if one.name == "ranks")
+    return Verdict(name, "fail", found.error, f"{found.message}. Likely: {likely}" + " (the example stands under 'ranks')."
+                   * (smaller is not None))
 
 
 def _verdict(one: Check, subject: Subject, samples: Sequence[Sample]) -> Verdict:

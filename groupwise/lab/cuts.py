@@ -2,6 +2,7 @@
 several optimiser steps.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -123,17 +124,13 @@ def micro_batches(subject: Subject, sample: Sample) -> Found:
 
 def steps(subject: Subject, sample: Sample) -> Found:
     """Each optimiser step has the weights of its own tokens, and is made of whole groups."""
-    method, found = subject.method, []
-    updates = [method.update]
-    if method.update.steps == 1:
-        try:
-            found.append(_steps(replace(subject, method=replace(method, update=Minibatches(2))), replace(sample, default="old")))
-        except ConfigError:  # a term without a ratio takes one step only
-            pass
-    else:
-        sample = replace(sample, default="old")
-    for _ in updates:
-        found.append(_steps(subject, sample))
+    method = subject.method
+    if method.update.steps > 1:
+        return _steps(subject, replace(sample, default="old"))
+    found = [_steps(subject, sample)]
+    with contextlib.suppress(ConfigError):  # a term without a ratio takes one step only
+        twice = replace(method, update=Minibatches(2))
+        found.append(_steps(replace(subject, method=twice), replace(sample, default="old")))
     return worst(found)
 
 
@@ -145,14 +142,14 @@ def _steps(subject: Subject, sample: Sample) -> Found:
     found, of_token = [Found()], batch.layout.ids("token", "sequence")
     group = batch.layout.ids("sequence", "group")
     for n, (seen, slope, values) in enumerate(learner.taken, 1):
-        ids = torch.cat([b.tokens for b in seen])
+        step, ids = f"optimiser step {n} of {len(learner.taken)}", torch.cat([b.tokens for b in seen])
         rows = np.unique(of_token[torch.isin(batch.tokens, ids).numpy()])
         if len(rows) < int(np.isin(group, np.unique(group[rows])).sum()):
-            return Found(1.0, f"optimiser step {n} of {len(learner.taken)} holds a part of a group: a batch is cut by whole groups")
+            return Found(1.0, f"{step} holds a part of a group: a batch is cut by whole groups")
         fresh = method.objective.weigh(replace(batch.take(rows), weights={}))
         own = gradient(method.objective, [fresh], values.requires_grad_())
-        found.append(compared(own, slope, f"optimiser step {n} of {len(learner.taken)} was not weighed by its own tokens: its "
-                              f"gradient is {_times(own, slope)} that of its tokens weighed by themselves", ("own weights", "taken")))
+        found.append(compared(own, slope, f"{step} was not weighed by its own tokens: its gradient is {_times(own, slope)} that of "
+                              "its tokens weighed by themselves", ("own weights", "taken")))
     return worst(found)
 
 

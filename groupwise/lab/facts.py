@@ -1,5 +1,6 @@
 """Checks of what an objective claims of rewards, baselines, derivatives and being on policy."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -8,8 +9,22 @@ from torch import Tensor
 
 from groupwise.errors import ObjectiveError
 from groupwise.lab.samples import LIVE, Row, Sample
-from groupwise.lab.trials import (Found, Subject, apart, at_ids, compared, gradient, leaves, live, losses, policy_only, prepared, weighed,
-                                  whole, worst)
+from groupwise.lab.trials import (
+    Found,
+    Subject,
+    apart,
+    at_ids,
+    compared,
+    gradient,
+    leaves,
+    live,
+    losses,
+    policy_only,
+    prepared,
+    weighed,
+    whole,
+    worst,
+)
 from groupwise.objective.batch import Batch
 from groupwise.objective.credit import Advantage, BatchMean, Blend, GroupMean, GroupStd, LeaveOneOut, NoBaseline, One, Reward
 from groupwise.objective.objective import Objective
@@ -74,11 +89,10 @@ def shift(subject: Subject, sample: Sample) -> Found:
         moved = _advantages(subject, sample.rewarded(lambda r: r + 8.0))
     except ObjectiveError as error:
         return Found(note=f"rewards cannot be shifted: {error}")
-    error = apart(one, moved)
     if wanted:
         return compared(one, moved, "8 added to all rewards changes the advantage, although the baseline is said to take a constant "
                         "away", ("A", "A, r + 8"))
-    still = error < 1e-6
+    still = apart(one, moved) < 1e-6
     if wanted is False and still and bool((one != 0).any()):
         return Found(1.0, "the credit is said to move with a constant in the reward, but does not", one, moved, ("A", "A, r + 8"))
     how = "as declared" if wanted is False else "nothing is declared (shift_invariant)"
@@ -172,21 +186,27 @@ def differences(subject: Subject, sample: Sample) -> Found:
         return held[-1]
 
     try:
-        torch.Tensor.detach = recorded  # type: ignore
+        torch.Tensor.detach = recorded  # type: ignore[assignment,method-assign]
         _value(objective, batch, point)
         for i in batch.tokens[batch.loss_mask].tolist():
             for j in [j for j, name in enumerate(LIVE) if name in asked]:
                 ends = []
                 for step in (1e-6, -1e-6):
-                    replay, moved = iter(held), point.clone()
+                    moved = point.clone()
                     moved[i, j] += step
-                    torch.Tensor.detach = lambda x, replay=replay: next(replay)  # type: ignore
+                    torch.Tensor.detach = _replayed(held)  # type: ignore[assignment,method-assign]
                     ends.append(_value(objective, batch, moved))
                 by_hand[i, j] = (ends[0] - ends[1]) / 2e-6
     finally:
-        torch.Tensor.detach = keep  # type: ignore
+        torch.Tensor.detach = keep  # type: ignore[method-assign]
     return compared(by_hand, one, "autograd and central differences disagree (a stop-gradient is written with .detach())",
                     ("differences", "autograd"))
+
+
+def _replayed(held: list[Tensor]) -> Callable[[Tensor], Tensor]:
+    """A `detach` that gives what was recorded, in order."""
+    left = iter(held)
+    return lambda x: next(left)
 
 
 def _value(objective: Objective, batch: Batch, values: Tensor) -> float:

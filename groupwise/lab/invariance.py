@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import reduce
+from functools import partial, reduce
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from groupwise.core.keyed import generator
 from groupwise.errors import ObjectiveError
-from groupwise.lab.samples import LIVE, SCORED, Sample, groups, table
+from groupwise.lab.samples import LIVE, SCORED, Row, Sample, groups, table
 from groupwise.lab.trials import Found, Subject, at_ids, compared, gradient, leaves, prepared, weighed, whole, worst
 from groupwise.objective.batch import Batch
 from groupwise.objective.objective import Objective
@@ -76,13 +76,17 @@ def lengthening(subject: Subject, sample: Sample) -> Found:
         row = sample.rows[chosen]
         grown = replace(row, parts=(replace(row.parts[0], tokens=(*range(n, n + 5), *row.parts[0].tokens)), *row.parts[1:]))
         more = table(generator("check", "longer"), 5, subject.wishes.columns)
-        longer = sample.map(lambda r, row=row, grown=grown: grown if r is row else r)
+        longer = sample.map(partial(_swapped, row, grown))
         longer = longer.columns(**{name: torch.cat([column, more[name]]) for name, column in sample.table.items()})
         after = prepared(subject, longer)
-        kept = [at_ids(b, b.column("advantage") * b.loss_mask, n + 5)[:n] for b in (before, after)]
-        found.append(compared(*kept, f"five more trained tokens in rollout {chosen} (counted through) change the advantage: a statistic "
+        short, tall = (at_ids(b, b.column("advantage") * b.loss_mask, n + 5)[:n] for b in (before, after))
+        found.append(compared(short, tall, f"five more trained tokens in rollout {chosen} (counted through) change the advantage: a statistic "
                               "weighs tokens where it should count each episode once", ("A", "A, longer")))
     return worst(found)
+
+
+def _swapped(old: Row, new: Row, row: Row) -> Row:
+    return new if row is old else row
 
 
 def ranks(subject: Subject, sample: Sample) -> Found:

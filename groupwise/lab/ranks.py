@@ -138,7 +138,8 @@ def _answer(order: Order, rank: int, size: int) -> Answer:
     """The gradients of this process's shares, added up over processes. What fails in one process fails in all of them before
     anybody waits for anybody, or ends at the deadline.
     """
-    objective, sums = order.made(), []
+    objective = order.made()
+    sums: list[list[Tensor]] = []
     for steps, values in order.jobs:
         sums.append([])
         for step in steps:

@@ -194,18 +194,19 @@ def smaller(sample: Sample) -> Iterator[Sample]:
     for g, rows in enumerate(sample.groups):
         for r, row in enumerate(rows):
             for simpler in _simpler(row):
-                yield _with(sample, g, rows[:r] + (simpler,) + rows[r + 1:])
+                yield _with(sample, g, (*rows[:r], simpler, *rows[r + 1:]))
     yield from _rounder(sample)
 
 
 def _with(sample: Sample, g: int, rows: tuple[Row, ...]) -> Sample:
-    return replace(sample, groups=sample.groups[:g] + (rows,) + sample.groups[g + 1:])
+    return replace(sample, groups=(*sample.groups[:g], rows, *sample.groups[g + 1:]))
 
 
 def _simpler(row: Row) -> Iterator[Row]:
-    for flag in ("masked", "truncated"):
-        if getattr(row, flag):
-            yield replace(row, **{flag: False})
+    if row.masked or row.truncated:
+        yield replace(row, masked=False, truncated=False)
+    if row.masked and row.truncated:
+        yield replace(row, truncated=False)
     for p, part in enumerate(row.parts):
         if len(row.parts) > 1:
             yield replace(row, parts=row.parts[:p] + row.parts[p + 1:])
@@ -216,7 +217,7 @@ def _simpler(row: Row) -> Iterator[Row]:
         options += [replace(part, off=0)] if part.off else []
         options += [replace(part, behaviour="default")] if part.behaviour != "default" else []
         for other in options:
-            yield replace(row, parts=row.parts[:p] + (other,) + row.parts[p + 1:])
+            yield replace(row, parts=(*row.parts[:p], other, *row.parts[p + 1:]))
 
 
 def _rounder(sample: Sample) -> Iterator[Sample]:

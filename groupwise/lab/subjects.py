@@ -13,8 +13,7 @@ from groupwise.objective.objective import Objective
 
 
 def subject_of(name: str, arguments: Mapping[str, Any] | None = None) -> Subject:
-    """The method or objective that a name gives: a shipped method, `module:function` or `file.py:function`. Raises ConfigError.
-    """
+    """What a name gives: a shipped method, `module:function` or `file.py:function`. Raises ConfigError."""
     arguments = dict(arguments or {})
     if name not in METHODS and ":" not in name:
         raise ConfigError(f"unknown method {name!r}; {nearest(name, METHODS)}; or give 'module:function' of your own")
@@ -34,3 +33,8 @@ def subject(made: Any, name: str = "", source: tuple[str, dict[str, Any]] | None
     if not isinstance(made, Method):
         raise ConfigError(f"method {name!r} returned {type(made).__name__}; it must return a Method or an Objective")
     return Subject(name or type(made.objective).__name__, made, source)
+
+
+def shipped() -> list[Subject]:
+    """Every method of the package, with its default arguments."""
+    return [subject_of(name) for name in METHODS]
