@@ -18,7 +18,8 @@ from groupwise.run.disk import read_json, write_json
 # setting and a missing file are answered at once. Nowhere else in the package are imports deferred.
 
 FAILED, REFUSED, INTERRUPTED, UNREAD = 1, 2, 130, 141
-"""Exit codes: a check that failed, an error raised on purpose, Ctrl-C, and a reader that went away (as in `groupwise methods | head -1`)."""
+"""Exit codes: a check that failed, an error raised on purpose, Ctrl-C, and a reader that went away (as in
+`groupwise methods | head -1`)."""
 
 
 def train(words: Sequence[str]) -> None:
@@ -90,8 +91,8 @@ def warmup(words: Sequence[str]) -> None:
 def check(words: Sequence[str]) -> int:
     """Check a method or objective: NAME, module:function or file.py:function; --all checks the shipped ones."""
 
-    def arguments(name: tyro.conf.Positional[str] = "", /, *, args: Words = {}, all: bool = False, quick: bool = False,  # noqa: B006
-                  json: str = "") -> tuple[list[tuple[str, dict[str, Any]]], bool, str]:
+    def arguments(name: tyro.conf.Positional[str] = "", /, *, args: Words = {}, all: bool = False,  # noqa: B006
+                  quick: bool = False, json: str = "") -> tuple[list[tuple[str, dict[str, Any]]], bool, str]:
         """Check what must hold for every method, on toy batches; exit code 1 if anything fails.
 
         Args:
@@ -103,7 +104,8 @@ def check(words: Sequence[str]) -> int:
 
         """
         if bool(name) == all:
-            raise ConfigError("give the method to check (a name, module:function or file.py:function), or --all for the shipped ones")
+            raise ConfigError("give the method to check (a name, module:function or file.py:function), or --all for the shipped "
+                              "ones")
         return ([] if all else [(name, args)]), quick, json
 
     wanted, quick, file = tyro.cli(arguments, args=list(words), prog="groupwise check")

@@ -133,3 +133,27 @@ class Broken:
 
     def __call__(self, table, state):
         return {"advantage": Column("episode", table.reward / table.no_such_thing)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShiftedLogProb(Policy):
+    """Every token has the log-prob of the one after it."""
+
+    def losses(self, live, batch, mask, correction):
+        return super().losses(replace(live, logp=torch.roll(live.logp, -1)), batch, mask, correction)
+
+
+def log_prob_off_by_one():
+    return Method(Objective(Advantage(), (ShiftedLogProb(aggregate=TokenMean()),)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rescaled(Policy):
+    """The live log-probs are divided by the temperature once more, those before the update are not."""
+
+    def ratios(self, live, batch, mask):
+        return super().ratios(replace(live, logp=live.logp / 0.7, base=live.base), batch, mask)
+
+
+def ratio_of_scaled_log_probs():
+    return Method(Objective(Advantage(), (Rescaled(aggregate=TokenMean()),)))

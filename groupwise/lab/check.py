@@ -20,31 +20,31 @@ CHECKS: tuple[Check, ...] = (
     Check("micro-batches", cuts.micro_batches, "a loss or a weight is normalised inside the micro-batch, where it must use the "
           "weights of the whole optimiser step; or a loss looks further than its term's `reach` says"),
     Check("ranks", invariance.ranks, "a weight uses what one process holds, where `counts` must carry it to the totals"),
-    Check("order", invariance.order, "something depends on positions in the batch: it takes the first, the last, or the neighbour"),
+    Check("order", invariance.order, "something depends on positions in the batch: it takes the first, the last, or a neighbour"),
     Check("padding", invariance.padding, "a mask or a count takes in tokens that are not trained on, or is shifted by one"),
     Check("packing", invariance.packing, "a weight or a statistic counts sequences where it should count episodes"),
-    Check("credit per episode", invariance.lengthening, "a mean or std of the credit runs over tokens, not over rollouts (a part that "
-          "means this says reads_lengths = True)"),
+    Check("credit per episode", invariance.lengthening, "a mean or std of the credit runs over tokens, not over rollouts (a "
+          "part that means this says reads_lengths = True)"),
     Check("reward shift", facts.shift, "the baseline"),
     Check("reward scale", facts.scaling, "the scale"),
     Check("flat groups", facts.flat_groups, "the baseline, or an aggregate that counts only groups with variance"),
     Check("groups of one", facts.singletons, "the baseline's singleton rule", samples=1),
-    Check("masked rollouts", invariance.masked, "an aggregate counts by loss_mask where denominators go by `counted`, or a loss reads "
-          "tokens outside the mask that it is given"),
+    Check("masked rollouts", invariance.masked, "an aggregate counts by loss_mask where denominators go by `counted`, or a loss "
+          "reads tokens outside the mask that it is given"),
     Check("all masked", invariance.all_masked, "a division by a count that is 0"),
     Check("truncated rollouts", invariance.truncated, "something reads `finish`"),
     Check("dropped tokens", invariance.dropped, "a ratio or loss sums over tokens outside the mask that it is given"),
-    Check("garbage", invariance.garbage, "a term's mask takes in tokens that are not trained on (is it shifted by one?), or a product "
-          "with 0 is used for a mask, which keeps nan", tolerance=1e-12),
+    Check("garbage", invariance.garbage, "a term's mask takes in tokens that are not trained on (is it shifted by one?), or a "
+          "product with 0 is used for a mask, which keeps nan", tolerance=1e-12),
     Check("finite differences", facts.differences, "a stop-gradient in the wrong place, or an own backward that is wrong",
           tolerance=1e-5, samples=2),
     Check("on policy", facts.on_policy, "the ratio (another temperature, another base) or the trust rule"),
     Check("sampling distribution", toys.ratio_of_sampler, "the ratio rescales log-probs, which already are those of the sampling "
           "temperature", shrinks=False, samples=1),
-    Check("optimiser steps", cuts.steps, "the update strategy cuts a batch that was weighed as a whole: weigh each part by itself",
+    Check("optimiser steps", cuts.steps, "the update strategy cuts a batch that was weighed as a whole: weigh each part alone",
           tolerance=1e-8),
-    Check("reference pull", toys.pull, "the sign of the KL term's coefficient or of its log-ratio, or the estimator", shrinks=False,
-          samples=1),
+    Check("reference pull", toys.pull, "the sign of the KL term's coefficient or of its log-ratio, or the estimator",
+          shrinks=False, samples=1),
 )
 
 
@@ -136,7 +136,8 @@ def as_text(report: Report) -> str:
     lines = [f"{report.method}: {report.composition}", ""]
     for one in report.checks:
         size = f"{one.max_error:8.1e}" if one.status in ("pass", "fail") else " " * 8
-        lines.append(f"  {SIGNS[one.status]}  {one.name:<{width}}  {size}  {one.message if one.status in ('note', 'skip') else ''}".rstrip())
+        said = one.message if one.status in ("note", "skip") else ""
+        lines.append(f"  {SIGNS[one.status]}  {one.name:<{width}}  {size}  {said}".rstrip())
         if one.status == "fail":
             lines += ["", *(f"        {line}".rstrip() for line in text_of(one.message, one.example).splitlines()), ""]
     failed = [one.name for one in report.checks if one.status == "fail"]

@@ -148,8 +148,8 @@ def _steps(subject: Subject, sample: Sample) -> Found:
             return Found(1.0, f"{step} holds a part of a group: a batch is cut by whole groups")
         fresh = method.objective.weigh(replace(batch.take(rows), weights={}))
         own = gradient(method.objective, [fresh], values.requires_grad_())
-        found.append(compared(own, slope, f"{step} was not weighed by its own tokens: its gradient is {_times(own, slope)} that of "
-                              "its tokens weighed by themselves", ("own weights", "taken")))
+        found.append(compared(own, slope, f"{step} was not weighed by its own tokens: its gradient is {_times(own, slope)} that "
+                              "of its tokens weighed by themselves", ("own weights", "taken")))
     return worst(found)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from groupwise.errors import ObjectiveError
-from groupwise.lab.samples import LIVE, Row, Sample
+from groupwise.lab.samples import LIVE, Part, Row, Sample
 from groupwise.lab.trials import (
     Found,
     Subject,
@@ -62,7 +62,7 @@ def degree_expected(credit: Any) -> int | None:
     of_scale = getattr(credit.scale, "scale_degree", None)
     if credit.transform is not None or type(credit.signal) is not Reward or of_scale is not None:
         return of_scale
-    if type(credit.baseline) not in (*CENTRED, NoBaseline) or (type(credit.scale) is GroupStd and type(credit.baseline) is NoBaseline):
+    if type(credit.baseline) not in (*CENTRED, NoBaseline):
         return None
     return {One: 1, GroupStd: 0}.get(type(credit.scale))
 
@@ -90,8 +90,8 @@ def shift(subject: Subject, sample: Sample) -> Found:
     except ObjectiveError as error:
         return Found(note=f"rewards cannot be shifted: {error}")
     if wanted:
-        return compared(one, moved, "8 added to all rewards changes the advantage, although the baseline is said to take a constant "
-                        "away", ("A", "A, r + 8"))
+        return compared(one, moved, "8 added to all rewards changes the advantage, although the baseline is said to take a "
+                        "constant away", ("A", "A, r + 8"))
     still = apart(one, moved) < 1e-6
     if wanted is False and still and bool((one != 0).any()):
         return Found(1.0, "the credit is said to move with a constant in the reward, but does not", one, moved, ("A", "A, r + 8"))
@@ -141,20 +141,22 @@ def flat_groups(subject: Subject, sample: Sample) -> Found:
         mixed = replace(level, groups=(tuple(replace(row, rewards=(float(i % 2),) * len(row.rewards))
                                              for i, row in enumerate(level.groups[0])), *level.groups[1:]))
         found.append(compared(torch.where(first, 0.0, whole(alone, mixed)), one, "a group without variance leaves a denominator: "
-                              "others have another gradient beside it than beside a group with variance", ("beside mixed", "beside flat")))
+                              "others have another gradient beside it than beside a group with variance",
+                              ("beside mixed", "beside flat")))
     return worst(found)
 
 
 def _level(rows: tuple[Row, ...]) -> tuple[Row, ...]:
-    same = rows[0]
-    return tuple(replace(row, rewards=same.rewards,
-                         parts=tuple(replace(part, reward=None if part.reward is None else 0.0) for part in row.parts)) for row in rows)
+    def parts(row: Row) -> tuple[Part, ...]:
+        return tuple(replace(part, reward=None if part.reward is None else 0.0) for part in row.parts)
+
+    return tuple(replace(row, rewards=rows[0].rewards, parts=parts(row)) for row in rows)
 
 
 def singletons(subject: Subject, sample: Sample) -> Found:
     """A group of one gets what its baseline declares: zero, its raw reward, nothing at all (drop), or a refusal."""
     credit = subject.objective.credit_by
-    if type(credit) is not Advantage or credit.key != "group" or type(credit.signal) is not Reward or credit.transform is not None:
+    if type(credit) is not Advantage or credit.key != "group" or type(credit.signal) is not Reward or credit.transform:
         return Found(skipped="the credit is not one advantage over groups")
     if isinstance(credit.baseline, NoBaseline | BatchMean):
         return Found(skipped="the baseline needs no siblings")
@@ -186,7 +188,7 @@ def differences(subject: Subject, sample: Sample) -> Found:
         return held[-1]
 
     try:
-        torch.Tensor.detach = recorded  # type: ignore[assignment,method-assign]
+        torch.Tensor.detach = recorded  # type: ignore[assignment]
         _value(objective, batch, point)
         for i in batch.tokens[batch.loss_mask].tolist():
             for j in [j for j, name in enumerate(LIVE) if name in asked]:
@@ -194,11 +196,11 @@ def differences(subject: Subject, sample: Sample) -> Found:
                 for step in (1e-6, -1e-6):
                     moved = point.clone()
                     moved[i, j] += step
-                    torch.Tensor.detach = _replayed(held)  # type: ignore[assignment,method-assign]
+                    torch.Tensor.detach = _replayed(held)  # type: ignore[assignment]
                     ends.append(_value(objective, batch, moved))
                 by_hand[i, j] = (ends[0] - ends[1]) / 2e-6
     finally:
-        torch.Tensor.detach = keep  # type: ignore[method-assign]
+        torch.Tensor.detach = keep
     return compared(by_hand, one, "autograd and central differences disagree (a stop-gradient is written with .detach())",
                     ("differences", "autograd"))
 
@@ -220,8 +222,8 @@ def on_policy(subject: Subject, sample: Sample) -> Found:
     here = sample.table["logp"]
     fresh = replace(sample.columns(engine_logp=here, old_logp=here), default="self")
     one = whole(subject, fresh)
-    found = [compared(one, whole(subject, replace(fresh, default="old")), "old log-probs equal to the live ones give another gradient "
-                      "than the live ones by themselves", ("self", "old"))]
+    found = [compared(one, whole(subject, replace(fresh, default="old")), "old log-probs equal to the live ones give another "
+                      "gradient than the live ones by themselves", ("self", "old"))]
     batch = weighed(subject, fresh)
     for seen in losses(subject, fresh, batch).seen:
         acting = seen.mask & (batch.behaviour != UNKNOWN)
@@ -247,6 +249,6 @@ def _reinforce(subject: Subject, sample: Sample, batch: Batch) -> Found:
         slope = -term.coef * batch.weights[term.name].values * batch.column(term.credit)  # type: ignore[attr-defined]
         mask = (term.mask(batch) & batch.loss_mask) * getattr(term.trust, "on_policy_slope", 1.0)  # type: ignore[attr-defined]
         wanted = wanted.detach().index_put((batch.tokens, torch.tensor(0)), slope * mask, accumulate=True)
-    return compared(wanted, gradient(subject.objective, [batch], leaves(sample)), "on policy the gradient is not -w A: the ratio is "
-                    "not that of the distribution that was sampled from, or the trust rule has another slope at 1 (declare it: "
-                    "on_policy_slope)", ("-w A", "gradient"))
+    return compared(wanted, gradient(subject.objective, [batch], leaves(sample)), "on policy the gradient is not -w A: the "
+                    "ratio is not that of the distribution that was sampled from, or the trust rule has another slope at 1 "
+                    "(declare it: on_policy_slope)", ("-w A", "gradient"))

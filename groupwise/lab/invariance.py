@@ -52,8 +52,8 @@ def packing(subject: Subject, sample: Sample) -> Found:
     a, b = prepared(subject, one), prepared(subject, many)
     plain = all(type(t.ratio) is TokenRatio for t in subject.objective.terms if isinstance(t, Policy))
     if plain and subject.objective.reach in ("token", "group", "step") and not subject.declares("about_sequences"):
-        return compared(whole(subject, one), whole(subject, many), "an episode cut in several sequences has another gradient than "
-                        "in one", ("one sequence", "several"))
+        return compared(whole(subject, one), whole(subject, many), "an episode cut in several sequences has another gradient "
+                        "than in one", ("one sequence", "several"))
     rows = len(sample.table["logp"])
     found = [compared(at_ids(a, a.column(name) * a.counted, rows), at_ids(b, b.column(name) * b.counted, rows),
                       f"the credit {name!r} changes when an episode is cut in several sequences", ("one sequence", "several"))
@@ -61,7 +61,8 @@ def packing(subject: Subject, sample: Sample) -> Found:
     a, b = subject.objective.weigh(a), subject.objective.weigh(b)
     for name in (t.name for t in subject.objective.terms if t.unit == "token"):
         found.append(compared(at_ids(a, a.weights[name].values, rows), at_ids(b, b.weights[name].values, rows),
-                              f"the weights of {name!r} change when an episode is cut in several sequences", ("one sequence", "several")))
+                              f"the weights of {name!r} change when an episode is cut in several sequences",
+                              ("one sequence", "several")))
     return worst(found)
 
 
@@ -80,8 +81,8 @@ def lengthening(subject: Subject, sample: Sample) -> Found:
         longer = longer.columns(**{name: torch.cat([column, more[name]]) for name, column in sample.table.items()})
         after = prepared(subject, longer)
         short, tall = (at_ids(b, b.column("advantage") * b.loss_mask, n + 5)[:n] for b in (before, after))
-        found.append(compared(short, tall, f"five more trained tokens in rollout {chosen} (counted through) change the advantage: a statistic "
-                              "weighs tokens where it should count each episode once", ("A", "A, longer")))
+        found.append(compared(short, tall, f"five more trained tokens in rollout {chosen} (counted through) change the "
+                              "advantage: a statistic weighs tokens where it should count each episode once", ("A", "A, longer")))
     return worst(found)
 
 
@@ -145,8 +146,8 @@ def garbage(subject: Subject, sample: Sample) -> Found:
                       ("gradient", "must be"))]
     for value in GARBAGE:
         dirty = _filled(sample, off, value, (*LIVE, *SCORED, *subject.wishes.columns))
-        found.append(compared(clean, whole(subject, dirty), f"{value} in the columns of tokens that are not trained on changes the "
-                              "gradient", ("clean", "with garbage")))
+        found.append(compared(clean, whole(subject, dirty), f"{value} in the columns of tokens that are not trained on changes "
+                              "the gradient", ("clean", "with garbage")))
     return worst(found)
 
 
@@ -166,8 +167,8 @@ def masked(subject: Subject, sample: Sample) -> Found:
                           ("gradient", "nan there")))
     if objective.reach in ("token", "sequence") and True not in subject.declares("shrinks_denominator"):
         shown = whole(subject, sample.map(lambda row: replace(row, masked=False)))
-        found.append(compared(torch.where(hidden[:, None], 0.0, shown), one, "masking a rollout changes the gradient of others: it "
-                              "left a denominator (a part that means this says shrinks_denominator = True)",
+        found.append(compared(torch.where(hidden[:, None], 0.0, shown), one, "masking a rollout changes the gradient of others: "
+                              "it left a denominator (a part that means this says shrinks_denominator = True)",
                               ("none masked", "masked")))
     return worst(found)
 
@@ -184,8 +185,8 @@ def truncated(subject: Subject, sample: Sample) -> Found:
         return Found(skipped="no rollout is truncated")
     done = sample.map(lambda row: replace(row, truncated=False))
     found = [_shaped_away(subject, sample)] if subject.method.shape else []
-    return worst([*found, compared(whole(subject, done), whole(subject, sample), "a rollout that was cut off at the token limit is trained on in "
-                    "another way than one that ended, although no shaping says so", ("ended", "cut off"))])
+    return worst([*found, compared(whole(subject, done), whole(subject, sample), "a rollout that was cut off at the token limit "
+                    "is trained on in another way than one that ended, although no shaping says so", ("ended", "cut off"))])
 
 
 def _shaped_away(subject: Subject, sample: Sample) -> Found:
@@ -195,7 +196,8 @@ def _shaped_away(subject: Subject, sample: Sample) -> Found:
     sample = replace(sample, groups=tuple(tuple(replace(row, masked=(g, r) in hidden) for r, row in enumerate(rows))
                                           for g, rows in enumerate(sample.groups)))
     one, masked = whole(subject, sample), sample.masked[:, None]
-    return compared(one, torch.where(masked, 0.0, one), "a rollout that the shaping masks has a gradient", ("gradient", "must be"))
+    return compared(one, torch.where(masked, 0.0, one), "a rollout that the shaping masks has a gradient",
+                    ("gradient", "must be"))
 
 
 def dropped(subject: Subject, sample: Sample) -> Found:
@@ -208,6 +210,6 @@ def dropped(subject: Subject, sample: Sample) -> Found:
     found.append(compared(one, torch.where(off[:, None], 0.0, one), "a dropped token has a gradient", ("gradient", "must be")))
     for shift in (3.0, -3.0):
         values = (leaves(sample).detach() + shift * off[:, None]).requires_grad_()
-        found.append(compared(one, gradient(objective, [batch], values), "the log-prob of a dropped token changes the gradient of "
-                              "others", ("gradient", f"{shift:+g} there")))
+        found.append(compared(one, gradient(objective, [batch], values), "the log-prob of a dropped token changes the gradient "
+                              "of others", ("gradient", f"{shift:+g} there")))
     return worst(found)

@@ -58,7 +58,8 @@ def _plain(batch: Batch) -> Batch:
                    extras=dict(batch.extras), layout=replace(batch.layout, keys=dict(batch.layout.keys)))
 
 
-def across(subjects: Sequence[Subject], samples: Sequence[Sequence[Sample]], size: int, *, deadline: float = 120.0) -> list[Found]:
+def across(subjects: Sequence[Subject], samples: Sequence[Sequence[Sample]], size: int, *,
+           deadline: float = 120.0) -> list[Found]:
     """One finding per subject: `size` processes, uneven shares, each subject's samples.
 
     A subject whose parts cannot be sent to another process, or that is late, is skipped with the reason.
@@ -88,8 +89,8 @@ def _judge(objective: Objective, order: Order, answer: Answer, size: int) -> Fou
     for (steps, values), sums in zip(order.jobs, answer, strict=True):
         for step, total in zip(steps, sums, strict=True):
             one = gradient(objective, [objective.weigh(step)], values.clone().requires_grad_())
-            found.append(compared(one, total, f"{size} processes that add their counts and gradients get another gradient than one "
-                                  "process", ("one process", f"{size} processes")))
+            found.append(compared(one, total, f"{size} processes that add their counts and gradients get another gradient than "
+                                  "one process", ("one process", f"{size} processes")))
     return worst(found)
 
 
@@ -109,8 +110,8 @@ def _run(orders: dict[int, Order], size: int, deadline: float) -> dict[int, Answ
             late = [rank for rank, process in enumerate(processes) if process.is_alive()]
             if late or not (path / "answers").is_file():
                 codes = [process.exitcode for process in processes]
-                raise TrainingError(f"{size} processes did not come to an end in {deadline:g} s (late: {late or 'none'}, exit codes "
-                                    f"{codes}): is another process holding all cores? Run the check again, or leave this part "
+                raise TrainingError(f"{size} processes did not come to an end in {deadline:g} s (late: {late or 'none'}, exit "
+                                    f"codes {codes}): is another process holding all cores? Run the check again, or leave this part "
                                     "out with --quick")
             answers: dict[int, Answer] = torch.load(path / "answers", weights_only=True)
             return answers

@@ -36,7 +36,8 @@ def attempt(check: Check, subject: Subject, sample: Sample) -> Found:
         return Found(float("inf"), f"raised {type(error).__name__}: {error}")
 
 
-def shrunk(check: Check, subject: Subject, sample: Sample, found: Found, *, trials: int = 400, seconds: float = 6.0) -> tuple[Sample, Found]:
+def shrunk(check: Check, subject: Subject, sample: Sample, found: Found, *, trials: int = 400,
+           seconds: float = 6.0) -> tuple[Sample, Found]:
     """A simpler sample on which the check fails in the same way, and what it came to there."""
     end, kind, size, left = time.monotonic() + seconds, _kind(found), found.error, trials
     simpler = True

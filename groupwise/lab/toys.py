@@ -1,4 +1,4 @@
-"""Checks on a policy whose actions can be enumerated: the ratio's distribution, and the pull towards a reference, in exact numbers."""
+"""Checks on a policy whose actions can be enumerated: the ratio's distribution, and the pull towards a reference, exactly."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from groupwise.lab.trials import Found, Subject, apart, compared, losses, weighe
 
 
 def _actions(subject: Subject, counts: tuple[int, ...], rewards: tuple[float, ...], **columns: Tensor) -> tuple[Sample, Tensor]:
-    """One group of one-token rollouts, `counts[a]` of action a; every column has one value per action. And the action of each id."""
+    """One group of one-token rollouts, `counts[a]` of action a, and the action of each id. Columns have one value per action."""
     chosen = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
     names = subject.wishes.names
     part = [None if not subject.wishes.turn_rewards else 0.0]
@@ -66,8 +66,8 @@ def pull(subject: Subject, sample: Sample) -> Found:
     shown = torch.zeros(5, 1, dtype=torch.float64).index_put((torch.arange(1, 5), torch.tensor(0)), by_logp)
     wrong = Found(1.0, before=shown, after=shown, labels=("", "the reference's part of the gradient"), sample=toy)
     if size < 1e-9:
-        return replace(wrong, message="the reference has no pull: its expected gradient on samples of the policy is 0 (as that of "
-                       "k1 in the loss)")
+        return replace(wrong, message="the reference has no pull: its expected gradient on samples of the policy is 0 (as that "
+                       "of k1 in the loss)")
     stepped = torch.log_softmax(pi.log() - 1e-4 * expected / size, 0)
     now, then = _divergences(pi, ref), _divergences(stepped.exp(), ref)
     rise = {name: (then[name] - now[name]) / 1e-4 for name in now}
@@ -78,8 +78,8 @@ def pull(subject: Subject, sample: Sample) -> Found:
             "chi2(pi||ref)": pi * (pi / ref) - pi * float((pi * pi / ref).sum())}
     like = [name for name, exact in kind.items() if apart(exact / exact.norm(), expected / size) < 1e-9]
     if like == ["chi2(pi||ref)"]:
-        return replace(wrong, message="the reference's pull is the gradient of chi2(pi||ref), not of a KL: the estimator's log-ratio "
-                       "is taken the wrong way round (u is log ref - log pi)")
+        return replace(wrong, message="the reference's pull is the gradient of chi2(pi||ref), not of a KL: the estimator's "
+                       "log-ratio is taken the wrong way round (u is log ref - log pi)")
     return Found(note=f"the reference pulls along the gradient of {like[0]}" if like else "the reference pulls towards itself")
 
 
