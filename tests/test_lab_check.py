@@ -22,6 +22,8 @@ from groupwise.objective.credit import Advantage, Blend, GroupMean, GroupStd, No
 from groupwise.objective.objective import Objective
 from groupwise.objective.terms import Entropy, Policy
 
+SEEDS = (0, 3)
+"""Fractions off policy, and 0 and 1 on policy."""
 WRONG = {
     "mean_of_micro_batch_means": "micro-batches",
     "weights_of_the_rollout_batch": "optimiser steps",
@@ -39,13 +41,17 @@ def wrong(name):
     return subject_of(f"tests/lab_wrong.py:{name}")
 
 
+def only(name, subject):
+    return check(subject, [one for one in CHECKS if one.name == name])
+
+
 def failed(report):
     return {one.name: one for one in report.checks if one.status == "fail"}
 
 
 @pytest.mark.parametrize("name", sorted(VARIANTS))
 def test_shipped_methods_pass(name):
-    report = check(subject(VARIANTS[name], name))
+    report = check(subject(VARIANTS[name], name), seeds=SEEDS)
     assert report.ok, as_text(report)
     worst = max(one.max_error for one in report.checks if one.name != "finite differences")
     assert worst < 1e-9
@@ -54,29 +60,31 @@ def test_shipped_methods_pass(name):
 
 @pytest.mark.parametrize(("name", "by"), WRONG.items())
 def test_what_is_wrong_on_purpose_is_caught_by_its_check(name, by):
-    caught = failed(check(wrong(name)))
-    assert by in caught, sorted(caught)
-    example = caught[by].example
+    example = failed(only(by, wrong(name)))[by].example
     assert 1 <= len(example["rows"]) <= 6  # small enough to be read
     assert len({(row["group"], row["rollout"]) for row in example["rows"]}) <= 4
     assert example["labels"][1] in example["rows"][0]
 
 
-def test_what_the_other_checks_say_of_a_wrong_weight_is_nothing():
-    assert set(failed(check(wrong("weights_of_the_rollout_batch")))) == {"optimiser steps"}
-    assert set(failed(check(wrong("std_over_tokens")))) == {"credit per episode"}
-    assert set(failed(check(wrong("kl_of_the_wrong_sign")))) == {"reference pull"}
-    assert "the term 'kl' (Kl) fails by itself" in failed(check(wrong("kl_of_the_wrong_sign")))["reference pull"].message
+@pytest.mark.parametrize("name", ["weights_of_the_rollout_batch", "std_over_tokens", "kl_of_the_wrong_sign"])
+def test_the_other_checks_have_nothing_to_say(name):
+    assert set(failed(check(wrong(name), seeds=SEEDS))) == {WRONG[name]}
+
+
+def test_the_term_that_fails_is_named():
+    message = failed(only("reference pull", wrong("kl_of_the_wrong_sign")))["reference pull"].message
+    assert "the term 'kl' (Kl) fails by itself" in message
+    assert "KL(pi||ref) rises from" in message
 
 
 def test_a_part_that_raises_is_a_failure_with_its_message():
-    caught = failed(check(wrong("raising")))
-    assert "AttributeError: 'Scored' object has no attribute 'no_such_thing'" in caught["order"].message
+    message = failed(only("order", wrong("raising")))["order"].message
+    assert "AttributeError: 'Scored' object has no attribute 'no_such_thing'" in message
 
 
 def test_an_objective_alone_is_enough_and_losses_over_a_step_are_checked():
     reaching = Objective(Advantage(), (Policy(aggregate=TokenMean(), reach="step"), Entropy(coef=0.1)))
-    report = check(subject(reaching))
+    report = check(subject(reaching), seeds=SEEDS)
     assert report.ok, as_text(report)
     assert report.method == "Objective"
     assert {one.name: one.status for one in report.checks}["ranks"] == "skip"
@@ -89,19 +97,21 @@ def test_samples_have_what_they_should():
     for seed in range(4):
         sample = generate(seed, wishes, "old")
         sizes = [len(rows) for rows in sample.groups]
-        assert 1 in sizes and max(sizes) > 2
-        assert any(row.masked for row in sample.rows) and any(row.truncated for row in sample.rows)
+        assert 1 in sizes
+        assert max(sizes) > 2
+        assert any(row.masked for row in sample.rows)
+        assert any(row.truncated for row in sample.rows)
         assert len({row.rewards for row in sample.groups[0]}) == 1 < len({row.rewards for row in sample.groups[1]})
         assert any(len(row.parts) > 1 for row in sample.rows)
-        assert bool(sample.trained.any()) and any(part.off for row in sample.rows for part in row.parts)
+        assert any(part.off for row in sample.rows for part in row.parts)
     refused = subject(Objective(Advantage(baseline=GroupMean(singleton="refuse")), (Policy(),)))
     assert min(len(rows) for rows in generate(0, refused.wishes, "old").groups) == 2
-    assert check(refused).ok
+    assert only("groups of one", refused).ok
 
 
 @pytest.mark.parametrize("rule", ["zero", "raw", "drop"])
 def test_singleton_rules(rule):
-    assert check(subject(Objective(Advantage(baseline=GroupMean(singleton=rule)), (Policy(),)))).ok
+    assert only("groups of one", subject(Objective(Advantage(baseline=GroupMean(singleton=rule)), (Policy(),)))).ok
 
 
 def test_what_is_expected_of_rewards():
@@ -126,7 +136,7 @@ class Declared:
 
 
 def test_a_claim_that_is_not_kept_is_a_failure():
-    assert set(failed(check(subject(Objective(Declared(), (Policy(),)))))) == {"reward shift"}
+    assert set(failed(check(subject(Objective(Declared(), (Policy(),))), seeds=SEEDS))) == {"reward shift"}
 
 
 @dataclass(frozen=True)
@@ -137,16 +147,15 @@ class Own(TokenMean):
 
 
 def test_what_depends_on_micro_batches_and_says_so_is_a_note():
-    report = check(subject(Objective(Advantage(), (Policy(aggregate=Own()),))))
-    one = next(one for one in report.checks if one.name == "micro-batches")
+    one, = only("micro-batches", subject(Objective(Advantage(), (Policy(aggregate=Own()),)))).checks
     assert (one.status, "declares depends_on_microbatches" in one.message) == ("note", True)
 
 
 def test_text_and_json():
-    report = check(wrong("kl_of_the_wrong_sign"))
+    report = only("credit per episode", wrong("std_over_tokens"))
     said = as_text(report)
-    assert "1 of 20 checks failed (reference pull)" in said
-    assert "KL(pi||ref) rises from" in said
+    assert "1 of 1 checks failed (credit per episode)" in said
+    assert "A, longer" in said
     values = json.loads(json.dumps(as_json(report)))
     assert values["ok"] is False
     assert {"name", "status", "max_error", "example", "message"} == set(values["checks"][0])
@@ -155,8 +164,7 @@ def test_text_and_json():
 def test_processes_that_really_share_a_step():
     subjects = [*shipped(), wrong("mean_of_micro_batch_means"), subject(Method(WITH_LAMBDA), "not to be sent")]
     samples = [[generate(0, own.wishes, "old")] for own in subjects]
-    for size in (2, 3):
-        *good, bad, unsent = ranks.across(subjects, samples, size)
+    for *good, bad, unsent in ranks.across(subjects, samples, (2, 3)).values():
         assert [found.error for found in good] == pytest.approx([0.0] * len(METHODS), abs=1e-12)
         assert bad.error > 0.01
         assert "cannot be sent" in unsent.skipped
@@ -168,7 +176,7 @@ WITH_LAMBDA = Objective(Advantage(transform=lambda x: x), (Policy(),))
 def test_a_late_process_is_told(monkeypatch):
     one = subject(VARIANTS["grpo"], "grpo")
     with pytest.raises(TrainingError, match=r"2 processes did not come to an end in 0.01 s"):
-        ranks.across([one], [[generate(0, one.wishes, "old")]], 2, deadline=0.01)
+        ranks.across([one], [[generate(0, one.wishes, "old")]], (2,), deadline=0.01)
 
 
 def test_the_command(tmp_path, capsys):
@@ -177,7 +185,6 @@ def test_the_command(tmp_path, capsys):
     assert "all checks passed" in capsys.readouterr().out
     assert json.loads(file.read_text())["ok"] is True
     assert cli.main(["check", "tests/lab_wrong.py:std_over_tokens", "--quick"]) == 1
-    assert cli.main(["check", "tests/lab_wrong.py:an_objective", "--quick"]) == 0
     assert cli.main(["check"]) == 2
     assert cli.main(["check", "grpoo"]) == 2
     assert cli.main(["check", "grpo", "--args", "beta=1"]) == 2

@@ -83,13 +83,12 @@ def check(subject: Subject, checks: Sequence[Check] = CHECKS, *, seeds: Sequence
 
 
 def check_all(subjects: Sequence[Subject], *, processes: Sequence[int] = (2, 3)) -> Iterator[Report]:
-    """The suite on several subjects; the processes of the rank split, of each size, are started once for all of them."""
+    """The suite on several subjects; the processes of the rank split are started once for all of them."""
     samples = [[generate(seed, own.wishes, "old") for seed in (0, 1)] for own in subjects]
-    split = [across(subjects, samples, size) for size in processes]
+    split = across(subjects, samples, processes)
     for i, own in enumerate(subjects):
         report = check(own)
-        yield replace(report, checks=(*report.checks, *(_of_processes(size, found[i], report)
-                                                        for size, found in zip(processes, split, strict=True))))
+        yield replace(report, checks=(*report.checks, *(_of_processes(size, split[size][i], report) for size in processes)))
 
 
 def _of_processes(size: int, found: Found, report: Report) -> Verdict:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from groupwise.errors import GroupwiseError, TrainingError
+from groupwise.errors import TrainingError
 from groupwise.lab.invariance import uneven
 from groupwise.lab.samples import Sample
 from groupwise.lab.subjects import subject_of
 from groupwise.lab.trials import Found, Subject, compared, gradient, leaves, prepared, worst
 from groupwise.objective.batch import Batch
-from groupwise.objective.objective import Objective
+from groupwise.objective.objective import Objective, Total
 
 Job = tuple[list[Batch], Tensor]
 """The batches of optimiser steps (credited, not weighed), and the live values."""
@@ -58,11 +59,12 @@ def _plain(batch: Batch) -> Batch:
                    extras=dict(batch.extras), layout=replace(batch.layout, keys=dict(batch.layout.keys)))
 
 
-def across(subjects: Sequence[Subject], samples: Sequence[Sequence[Sample]], size: int, *,
-           deadline: float = 120.0) -> list[Found]:
-    """One finding per subject: `size` processes, uneven shares, each subject's samples.
+def across(subjects: Sequence[Subject], samples: Sequence[Sequence[Sample]], sizes: Sequence[int], *,
+           deadline: float = 120.0) -> dict[int, list[Found]]:
+    """For each number of processes, one finding per subject, on its samples, in uneven shares.
 
-    A subject whose parts cannot be sent to another process, or that is late, is skipped with the reason.
+    The largest number of processes is spawned; fewer are some of them. A subject whose parts cannot be sent is skipped with the
+    reason. Raises TrainingError if the processes do not end within `deadline` seconds.
     """
     found: dict[int, Found] = {}
     orders: dict[int, Order] = {}
@@ -72,14 +74,13 @@ def across(subjects: Sequence[Subject], samples: Sequence[Sequence[Sample]], siz
             continue
         try:
             orders[i] = order_of(subject, own)
-        except GroupwiseError as error:
-            found[i] = Found(float("inf"), f"refused: {error}")
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             found[i] = Found(skipped=f"its parts cannot be sent to another process ({error}): check it by name")
-    answers = _run(orders, size, deadline) if orders else {}
-    for i, order in orders.items():
-        found[i] = _judge(subjects[i].objective, order, answers[i], size)
-    return [found[i] for i in range(len(subjects))]
+        except Exception as error:  # a user's part may raise anything
+            found[i] = Found(float("inf"), f"raised {type(error).__name__}: {error}")
+    answers = _run(orders, tuple(sizes), deadline) if orders and sizes else {}
+    return {size: [found[i] if i in found else _judge(subjects[i].objective, orders[i], answers[size][i], size)
+                   for i in range(len(subjects))] for size in sizes}
 
 
 def _judge(objective: Objective, order: Order, answer: Answer, size: int) -> Found:
@@ -94,13 +95,13 @@ def _judge(objective: Objective, order: Order, answer: Answer, size: int) -> Fou
     return worst(found)
 
 
-def _run(orders: dict[int, Order], size: int, deadline: float) -> dict[int, Answer]:
-    """What the first of `size` processes came to, by subject."""
-    context = multiprocessing.get_context("spawn")
+def _run(orders: dict[int, Order], sizes: tuple[int, ...], deadline: float) -> dict[int, dict[int, Answer]]:
+    """What the first process came to, by number of processes and subject."""
+    context, most = multiprocessing.get_context("spawn"), max(sizes)
     with tempfile.TemporaryDirectory(prefix="groupwise-ranks-") as folder:
         path = Path(folder)
         (path / "orders").write_bytes(pickle.dumps(orders))
-        processes = [context.Process(target=member, args=(rank, size, folder, deadline), daemon=True) for rank in range(size)]
+        processes = [context.Process(target=member, args=(rank, sizes, folder, deadline), daemon=True) for rank in range(most)]
         end = time.monotonic() + deadline
         try:
             for process in processes:
@@ -110,10 +111,10 @@ def _run(orders: dict[int, Order], size: int, deadline: float) -> dict[int, Answ
             late = [rank for rank, process in enumerate(processes) if process.is_alive()]
             if late or not (path / "answers").is_file():
                 codes = [process.exitcode for process in processes]
-                raise TrainingError(f"{size} processes did not come to an end in {deadline:g} s (late: {late or 'none'}, exit "
-                                    f"codes {codes}): is another process holding all cores? Run the check again, or leave this part "
-                                    "out with --quick")
-            answers: dict[int, Answer] = torch.load(path / "answers", weights_only=True)
+                raise TrainingError(f"{most} processes did not come to an end in {deadline:g} s (late: {late or 'none'}, exit "
+                                    f"codes {codes}): is another process holding all cores? Run the check again, or leave this "
+                                    "part out with --quick")
+            answers: dict[int, dict[int, Answer]] = torch.load(path / "answers", weights_only=True)
             return answers
         finally:
             for process in processes:
@@ -122,35 +123,43 @@ def _run(orders: dict[int, Order], size: int, deadline: float) -> dict[int, Answ
                     process.join(5.0)
 
 
-def member(rank: int, size: int, folder: str, deadline: float) -> None:
-    """One of the processes."""
+def member(rank: int, sizes: tuple[int, ...], folder: str, deadline: float) -> None:
+    """One of the processes: its share of every order, with the first so many processes, for each size."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=size,
-                            timeout=timedelta(seconds=deadline))
+    wait = timedelta(seconds=deadline)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=max(sizes), timeout=wait)
+    teams = {size: dist.new_group(list(range(size)), timeout=wait) for size in sizes}
     orders: dict[int, Order] = pickle.loads((Path(folder) / "orders").read_bytes())
-    answers = {i: _answer(order, rank, size) for i, order in orders.items()}
+    answers: dict[int, dict[int, Answer]] = {}
+    for size in sizes:
+        if rank < size:
+            add = partial(_added, team=teams[size])
+            answers[size] = {i: _answer(order, rank, size, add) for i, order in orders.items()}
     if rank == 0:
         torch.save(answers, Path(folder) / "answers")
     dist.barrier()
     dist.destroy_process_group()
 
 
-def _answer(order: Order, rank: int, size: int) -> Answer:
-    """The gradients of this process's shares, added up over processes. What fails in one process fails in all of them before
-    anybody waits for anybody, or ends at the deadline.
+def _answer(order: Order, rank: int, size: int, add: Total) -> Answer:
+    """The gradients of this process's shares, added up over processes. An objective that raises does so before anybody waits for
+    it, or makes the others wait until the deadline.
     """
-    objective = order.made()
     sums: list[list[Tensor]] = []
-    for steps, values in order.jobs:
-        sums.append([])
-        for step in steps:
-            own = step.groups(uneven(step.layout.groups, size)[rank])
-            sums[-1].append(_added(gradient(objective, [objective.weigh(own, _added)], values.clone().requires_grad_())))
+    try:
+        objective = order.made()
+        for steps, values in order.jobs:
+            sums.append([])
+            for step in steps:
+                own = step.groups(uneven(step.layout.groups, size)[rank])
+                sums[-1].append(add(gradient(objective, [objective.weigh(own, add)], values.clone().requires_grad_())))
+    except Exception as error:  # a user's part may raise anything
+        return f"raised {type(error).__name__}: {error}"
     return sums
 
 
-def _added(x: Tensor) -> Tensor:
+def _added(x: Tensor, team: dist.ProcessGroup) -> Tensor:
     """The sum over processes."""
     total = x.clone()
-    dist.all_reduce(total)
+    dist.all_reduce(total, group=team)
     return total
