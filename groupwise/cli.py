@@ -80,6 +80,34 @@ def methods(words: Sequence[str]) -> None:
         print(f"{one.name:<{width}}  {one.title}\n{'':<{width}}  source: {one.source} ({one.file}, {one.lines} lines)")
 
 
+def conformance(words: Sequence[str]) -> None:
+    """Run golden vectors of other frameworks through our objectives; exit code 1 if one does not agree."""
+
+    def arguments(file: tyro.conf.Positional[str] = "", only: str = "", json: str = "") -> tuple[str, str, str]:
+        """Run golden vectors through the objectives.
+
+        Args:
+            file: a file of vectors in the format of docs/conformance.md; without one, the vectors of the package.
+            only: run vectors with this in their id.
+            json: write the report to this file.
+
+        """
+        return file, only, json
+
+    file, only, report = tyro.cli(arguments, args=list(words), prog="groupwise conformance")
+    _check_report(report)
+    from groupwise.lab.conformance import as_json, check, load
+    from groupwise.lab.matrix import show
+
+    data = load(file)
+    rows = check(data, only)
+    if report:
+        write_json(Path(report), as_json(rows))
+    show(data, rows)
+    if any(row.status != "pass" for row in rows):
+        raise SystemExit(1)
+
+
 def warmup(words: Sequence[str]) -> None:
     """Make the small base policy of a task by supervised training."""
     from groupwise.run.warmup import Warmup
@@ -123,7 +151,7 @@ def check(words: Sequence[str]) -> int:
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
-    "train": train, "resume": resume, "methods": methods, "check": check, "warmup": warmup}
+    "train": train, "resume": resume, "methods": methods, "check": check, "conformance": conformance, "warmup": warmup}
 
 
 def settings(words: Sequence[str]) -> Run:

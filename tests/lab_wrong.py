@@ -9,10 +9,12 @@ from groupwise.methods import METHODS
 from groupwise.methods.method import Method
 from groupwise.methods.update import Minibatches
 from groupwise.objective.aggregate import SequenceMean, TokenMean
+from groupwise.objective.baselines import GroupMean, GroupStd
 from groupwise.objective.batch import Column
-from groupwise.objective.credit import Advantage, GroupMean, GroupStd
+from groupwise.objective.credit import Advantage
 from groupwise.objective.objective import Objective
-from groupwise.objective.terms import Kl, Policy
+from groupwise.objective.penalties import Kl
+from groupwise.objective.terms import Policy
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def kl_the_wrong_way_round():
 class AnotherTemperature(Policy):
     """Log-probs of the sampling temperature are divided by it once more."""
 
-    def ratios(self, live, batch, mask):
+    def ratios(self, live, batch, mask, inside=None):
         return super().ratios(live, batch, mask) ** (1 / 0.7)
 
 
@@ -151,7 +153,7 @@ def log_prob_off_by_one():
 class Rescaled(Policy):
     """The live log-probs are divided by the temperature once more, those before the update are not."""
 
-    def ratios(self, live, batch, mask):
+    def ratios(self, live, batch, mask, inside=None):
         return super().ratios(replace(live, logp=live.logp / 0.7, base=live.base), batch, mask)
 
 

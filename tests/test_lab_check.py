@@ -17,10 +17,16 @@ from groupwise.lab.subjects import shipped, subject, subject_of
 from groupwise.lab.trials import Found
 from groupwise.methods import METHODS
 from groupwise.methods.method import Method
-from groupwise.objective.aggregate import TokenMean
-from groupwise.objective.credit import Advantage, Blend, GroupMean, GroupStd, NoBaseline, RewardMinusKl
+from groupwise.objective.aggregate import MicroTokenMean, TokenMean
+from groupwise.objective.baselines import BatchStd, GroupMean, GroupStd, LengthMean, NoBaseline
+from groupwise.objective.correction import Normalised, Rejected
+from groupwise.objective.credit import Advantage, Blend, Reward, RewardMinusGreedy, RewardMinusKl
+from groupwise.objective.gates import ClipCov
 from groupwise.objective.objective import Objective
-from groupwise.objective.terms import Entropy, Policy
+from groupwise.objective.penalties import Entropy
+from groupwise.objective.returns import Gae
+from groupwise.objective.terms import Policy, ValueLoss
+from groupwise.objective.trust import Shaped
 
 SEEDS = (0, 3)
 """Fractions off policy, and 0 and 1 on policy."""
@@ -139,15 +145,8 @@ def test_a_claim_that_is_not_kept_is_a_failure():
     assert set(failed(check(subject(Objective(Declared(), (Policy(),))), seeds=SEEDS))) == {"reward shift"}
 
 
-@dataclass(frozen=True)
-class Own(TokenMean):
-    """Published with weights of the micro-batch, and says so."""
-
-    depends_on_microbatches: bool = True
-
-
 def test_what_depends_on_micro_batches_and_says_so_is_a_note():
-    one, = only("micro-batches", subject(Objective(Advantage(), (Policy(aggregate=Own()),)))).checks
+    one, = only("micro-batches", subject(Objective(Advantage(), (Policy(aggregate=MicroTokenMean()),)))).checks
     assert (one.status, "declares depends_on_microbatches" in one.message) == ("note", True)
 
 
@@ -197,3 +196,22 @@ def test_a_smaller_example_fails_in_the_same_way():
 
     report = check(subject(replace(VARIANTS["grpo"])), [Check("mine", noisy, "nothing")])
     assert len({(row["group"], row["rollout"]) for row in report.checks[0].example["rows"]}) == 3
+
+
+COMPOSED = {
+    "gae": Objective(Gae(), (Policy(), ValueLoss())),
+    "normalised correction": Objective(Advantage(), (Policy(),), correction=Normalised()),
+    "screened": Objective(Advantage(), (Policy(),), screen=(Rejected(),)),
+    "gated": Objective(Advantage(), (Policy(gates=(ClipCov(),)),)),
+    "several rewards": Objective(Blend(((1.0, Advantage(signal=Reward("a"))), (0.5, Advantage(signal=Reward("b"))))),
+                                 (Policy(),)),
+    "greedy rollout": Objective(Advantage(baseline=NoBaseline(), signal=RewardMinusGreedy()), (Policy(),)),
+    "foreign tokens": Objective(Advantage(baseline=LengthMean(), scale=BatchStd()),
+                                (Policy(elsewhere=Shaped()), Entropy(coef=0.1))),
+}
+
+
+@pytest.mark.parametrize("name", COMPOSED)
+def test_compositions_pass(name):
+    report = check(subject(COMPOSED[name], name), seeds=SEEDS)
+    assert report.ok, as_text(report)

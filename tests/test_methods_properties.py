@@ -10,7 +10,8 @@ from objectives_support import MAX_TOKENS, OBJECTIVES, VARIANTS, gradients, ragg
 
 from groupwise.methods import METHODS
 from groupwise.methods.update import Minibatches
-from groupwise.objective.credit import BatchMean, RewardMinusKl
+from groupwise.objective.baselines import BatchMean
+from groupwise.objective.credit import RewardMinusKl
 from groupwise.objective.levels import reduce
 from groupwise.objective.terms import Live, Policy
 from groupwise.objective.trust import Clip

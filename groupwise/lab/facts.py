@@ -25,14 +25,26 @@ from groupwise.lab.trials import (
     whole,
     worst,
 )
+from groupwise.objective.baselines import (
+    BatchMean,
+    BatchStd,
+    BetaDensity,
+    GroupMean,
+    GroupStd,
+    LeaveOneOut,
+    LengthMean,
+    NoBaseline,
+    NonZeroShare,
+    One,
+)
 from groupwise.objective.batch import Batch
-from groupwise.objective.credit import Advantage, BatchMean, Blend, GroupMean, GroupStd, LeaveOneOut, NoBaseline, One, Reward
+from groupwise.objective.credit import Advantage, Blend, Reward
 from groupwise.objective.objective import Objective
 from groupwise.objective.terms import UNKNOWN, Policy
 
 # ---- rewards -------------------------------------------------------------------------------------------------------------
 
-CENTRED = (GroupMean, LeaveOneOut, BatchMean)
+CENTRED = (GroupMean, LeaveOneOut, BatchMean, LengthMean)
 
 
 def shift_expected(credit: Any) -> bool | None:
@@ -40,6 +52,8 @@ def shift_expected(credit: Any) -> bool | None:
     said = getattr(credit, "shift_invariant", None)
     if said is not None or type(credit) not in (Advantage, Blend):
         return said
+    if credit.whiten is not None and not credit.whiten.centre:
+        return None
     if isinstance(credit, Blend):
         each = [shift_expected(part) for _, part in credit.parts]
         return None if None in each else all(each)
@@ -47,8 +61,8 @@ def shift_expected(credit: Any) -> bool | None:
     if credit.transform is not None or type(credit.signal) is not Reward or of_baseline is not None:
         return of_baseline
     if type(credit.baseline) is NoBaseline:
-        return False
-    return True if type(credit.baseline) in CENTRED and type(credit.scale) in (One, GroupStd) else None
+        return False if credit.whiten is None else None
+    return True if type(credit.baseline) in CENTRED and type(credit.scale) in (One, GroupStd, BatchStd) else None
 
 
 def degree_expected(credit: Any) -> int | None:
@@ -56,6 +70,8 @@ def degree_expected(credit: Any) -> int | None:
     said = getattr(credit, "scale_degree", None)
     if said is not None or type(credit) not in (Advantage, Blend):
         return said
+    if credit.whiten is not None:
+        return None
     if isinstance(credit, Blend):
         each = {degree_expected(part) for _, part in credit.parts}
         return each.pop() if len(each) == 1 else None
@@ -64,7 +80,7 @@ def degree_expected(credit: Any) -> int | None:
         return of_scale
     if type(credit.baseline) not in (*CENTRED, NoBaseline):
         return None
-    return {One: 1, GroupStd: 0}.get(type(credit.scale))
+    return {One: 1, GroupStd: 0, BatchStd: 0}.get(type(credit.scale))
 
 
 def _advantages(subject: Subject, sample: Sample) -> Tensor:
@@ -119,6 +135,8 @@ def scaling(subject: Subject, sample: Sample) -> Found:
 
 def _by_group(credit: Any) -> bool:
     """Whether the composition says that each group's mean (or that of the others) is taken away."""
+    if getattr(credit, "whiten", None) is not None:
+        return False
     if isinstance(credit, Blend):
         return all(_by_group(part) for _, part in credit.parts)
     return isinstance(credit, Advantage) and type(credit.baseline) in (GroupMean, LeaveOneOut) and credit.key == "group" \
@@ -137,7 +155,8 @@ def flat_groups(subject: Subject, sample: Sample) -> Found:
     one = whole(alone, level)
     found = [compared(torch.where(first, 0.0, one), one, "a group whose rewards are all equal has a policy gradient",
                       ("must be", "gradient"))]
-    if subject.objective.reach in ("token", "sequence"):
+    of_batch = {type(part) for part in subject.parts} & {BatchStd, NonZeroShare, BetaDensity}
+    if subject.objective.reach in ("token", "sequence") and not of_batch:
         mixed = replace(level, groups=(tuple(replace(row, rewards=(float(i % 2),) * len(row.rewards))
                                              for i, row in enumerate(level.groups[0])), *level.groups[1:]))
         found.append(compared(torch.where(first, 0.0, whole(alone, mixed)), one, "a group without variance leaves a denominator: "
@@ -158,17 +177,18 @@ def singletons(subject: Subject, sample: Sample) -> Found:
     credit = subject.objective.credit_by
     if type(credit) is not Advantage or credit.key != "group" or type(credit.signal) is not Reward or credit.transform:
         return Found(skipped="the credit is not one advantage over groups")
-    if isinstance(credit.baseline, NoBaseline | BatchMean):
-        return Found(skipped="the baseline needs no siblings")
+    if not credit.baseline.within_cells or credit.whiten is not None:
+        return Found(skipped="the baseline needs no siblings, or the whole batch is whitened")
     row = replace(sample.rows[0], masked=False, rewards=(0.75,) * len(sample.names))
     one, rule = replace(sample, groups=((row,),)), credit.baseline.singleton
     try:
         batch = prepared(subject, one)
     except ObjectiveError as error:
         return Found() if rule == "refuse" else Found(1.0, f"a group of one is refused although the rule is {rule!r}: {error}")
+    raw = sum(row.rewards) if credit.signal.component is None else 0.75
     mine, live_tokens = batch.column("advantage"), batch.loss_mask
     right = {"zero": bool((mine == 0).all() & (live_tokens == batch.counted).all()),
-             "raw": bool((mine == sum(row.rewards) if credit.signal.component is None else mine == 0.75).all()),
+             "raw": bool(torch.isclose(mine, mine.new_tensor(raw), rtol=1e-5).all()),
              "drop": not bool(live_tokens.any()), "refuse": False}[rule]
     return Found(0.0 if right else 1.0, f"a group of one has advantage {float(mine[0]):g}, but its rule is {rule!r}")
 
@@ -244,7 +264,7 @@ def _reinforce(subject: Subject, sample: Sample, batch: Batch) -> Found:
     """The gradient of policy terms against -w A."""
     wanted = torch.zeros_like(leaves(sample))
     for term in subject.objective.terms:
-        if getattr(term.trust, "on_policy_slope", 1.0) is None:  # type: ignore[attr-defined]
+        if getattr(term.trust, "on_policy_slope", 1.0) is None or term.gates:  # type: ignore[attr-defined]
             return Found()
         slope = -term.coef * batch.weights[term.name].values * batch.column(term.credit)  # type: ignore[attr-defined]
         mask = (term.mask(batch) & batch.loss_mask) * getattr(term.trust, "on_policy_slope", 1.0)  # type: ignore[attr-defined]

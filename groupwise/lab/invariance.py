@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial, reduce
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,9 +13,12 @@ from groupwise.core.keyed import generator
 from groupwise.errors import ObjectiveError
 from groupwise.lab.samples import LIVE, SCORED, Row, Sample, groups, table
 from groupwise.lab.trials import Found, Subject, at_ids, compared, gradient, leaves, prepared, weighed, whole, worst
+from groupwise.objective.baselines import LengthMean
 from groupwise.objective.batch import Batch
+from groupwise.objective.credit import Whiten
 from groupwise.objective.objective import Objective
 from groupwise.objective.ratio import TokenRatio
+from groupwise.objective.returns import Gae, OptimalTokenBaseline, Returns
 from groupwise.objective.terms import Policy
 
 
@@ -68,7 +72,7 @@ def packing(subject: Subject, sample: Sample) -> Found:
 
 def lengthening(subject: Subject, sample: Sample) -> Found:
     """A statistic of credit counts an episode once, however many tokens it has."""
-    if subject.objective.credit_by.needs or True in subject.declares("reads_lengths"):
+    if subject.objective.credit_by.needs or True in subject.declares("reads_lengths") or any(map(_by_tokens, subject.parts)):
         return Found(skipped="the credit reads lengths or per-token values by design")
     n = len(sample.table["logp"])
     found, before = [], prepared(subject, sample)
@@ -84,6 +88,13 @@ def lengthening(subject: Subject, sample: Sample) -> Found:
         found.append(compared(short, tall, f"five more trained tokens in rollout {chosen} (counted through) change the "
                               "advantage: a statistic weighs tokens where it should count each episode once", ("A", "A, longer")))
     return worst(found)
+
+
+def _by_tokens(part: Any) -> bool:
+    """Whether a part of the package weighs tokens on purpose."""
+    if isinstance(part, Whiten):
+        return part.over == "token"
+    return isinstance(part, LengthMean | Returns | OptimalTokenBaseline | Gae)
 
 
 def _swapped(old: Row, new: Row, row: Row) -> Row:

@@ -45,6 +45,7 @@ class Row:
     rewards: tuple[float, ...]
     masked: bool = False
     truncated: bool = False
+    role: str = "policy"
 
     @property
     def tokens(self) -> tuple[int, ...]:
@@ -119,18 +120,21 @@ def _rollout(sample: Sample, row: Row, g: int) -> Rollout:
         if part.reward is not None:
             components.append(Component("turn", part.reward, target="turn", index=index))
         context = (*context, *part.tokens, *part.gap)
-    episode = Episode(Prompt(f"g{g}", "", None), tuple(turns))
+    episode = Episode(Prompt(f"g{g}", "", None), tuple(turns), role=row.role)
     return Rollout(episode, Verdict(sum(row.rewards) > 0.5 * len(row.rewards)), tuple(components), masked=row.masked)
 
 
 @dataclass(frozen=True)
 class Wishes:
-    """What the samples for a subject must have: the smallest group, reward components, turn rewards, foreign tokens, columns."""
+    """What the samples for a subject must have: the smallest group, reward components, turn rewards, foreign tokens, a rollout of
+    a role in every group, columns.
+    """
 
     least: int = 1
     names: tuple[str, ...] = ("reward",)
     turn_rewards: bool = False
     foreign: bool = False
+    role: str = ""
     columns: tuple[str, ...] = ()
 
 
@@ -150,8 +154,11 @@ def generate(seed: int, wishes: Wishes, default: Behaviour) -> Sample:
         elif size > 1:
             drawn[:2] = [0.0, 1.0]
         start = next(ids)
-        made.append(tuple(_row(rng, ids, start, wishes, reward, masked=g == 1 and i == 2, truncated=i == 1)
-                          for i, reward in enumerate(drawn)))
+        rows = [_row(rng, ids, start, wishes, reward, masked=g == 1 and i == 2, truncated=i == 1)
+                for i, reward in enumerate(drawn)]
+        if wishes.role:
+            rows.append(replace(_row(rng, ids, start, wishes, drawn[0], masked=False, truncated=False), role=wishes.role))
+        made.append(tuple(rows))
     return Sample(tuple(made), table(rng, next(ids), wishes.columns), default, wishes.names)
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -52,7 +53,8 @@ class Subject:
         needs = self.method.needs | self.objective.needs
         return Wishes(least=2 if "refuse" in self.declares("singleton") else 1, names=tuple(dict.fromkeys(named)) or ("reward",),
                       turn_rewards=any(type(part).__name__ == "TurnReward" for part in self.parts),
-                      foreign=foreign and not refused, columns=tuple(sorted(n for n in needs if n.startswith("teacher:"))))
+                      foreign=foreign and not refused, role=next((n for n in self.declares("role") if isinstance(n, str)), ""),
+                      columns=tuple(sorted(n for n in needs if n.startswith("teacher:"))))
 
     def with_objective(self, objective: Objective) -> "Subject":
         """The same around another objective."""
@@ -78,8 +80,12 @@ def prepared(subject: Subject, sample: Sample) -> Batch:
     batch = pack(collected, default=sample.default, dtype=torch.float64)
     batch = replace(batch, columns={**batch.columns, "engine_logp": sample.table["engine_logp"][batch.tokens]})
     needed = _needed(method.needs | ({"old"} if sample.default == "old" else set()), sample, batch)
-    credit = method.objective.credit(collected, batch, needed, state)
-    return batch.with_columns(needed, credit)
+    batch = batch.with_columns(needed, method.objective.credit(collected, batch, needed, state))
+    if not method.objective.depends_on_microbatches:
+        return batch
+    # What depends on the cut is checked under one that moves with its tokens: a micro-batch for each group.
+    group = batch.layout.ids("sequence", "group")
+    return batch.with_parts([np.flatnonzero(group == g) for g in range(batch.layout.groups)])
 
 
 def _needed(needs: frozenset[str], sample: Sample, batch: Batch) -> dict[str, Tensor]:

@@ -155,7 +155,7 @@ class Learner:
 
     def gradients(self, batch: Batch, objective: Objective) -> dict[str, float]:
         """Add the gradient of a weighed minibatch to the parameters'; sequences that cannot have one are not run."""
-        idle = objective.idle(batch)
+        idle = objective.idle(batch) & ("micro" not in batch.layout.keys)
         want = Want(entropy=True, sum_p2="sum_p2" in objective.needs, hidden="hidden:last" in objective.needs)
         tasks, meter = self._tasks(batch, np.flatnonzero(~idle), want), Meter()
         if objective.reach in ("group", "step"):
@@ -169,6 +169,13 @@ class Learner:
         stats["dropped_sequences"] = float(sum(outcome.lost for outcome in outcomes))
         stats["idle_share"] = float(idle.mean())
         return stats | {f"weights/{name}": float(w.values.double().sum()) for name, w in batch.weights.items()}
+
+    def planned(self, batch: Batch, objective: Objective) -> Batch:
+        """The minibatch as it is to be weighed: with its micro-batches, if the objective depends on them."""
+        if not objective.depends_on_microbatches:
+            return batch
+        tasks = self._tasks(batch, range(batch.layout.size("sequence")), Want())
+        return batch.with_parts([part for task in tasks for part in task.parts])
 
     def _two_passes(self, batch: Batch, objective: Objective, tasks: list[Task], meter: Meter) -> list[Outcome]:
         """Losses that reach across micro-batches: log-probs of the whole step without gradient, dL/dlogp on them, then the

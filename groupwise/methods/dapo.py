@@ -13,7 +13,8 @@ Source: paper, official code.
 
 from groupwise.methods.method import Method
 from groupwise.objective.aggregate import TokenMean
-from groupwise.objective.credit import Advantage, GroupMean, GroupStd
+from groupwise.objective.baselines import GroupMean, GroupStd
+from groupwise.objective.credit import Advantage
 from groupwise.objective.objective import Objective
 from groupwise.objective.terms import Policy
 from groupwise.objective.trust import Clip

@@ -12,9 +12,11 @@ Source: paper.
 from groupwise.errors import ConfigError
 from groupwise.methods.method import Method
 from groupwise.objective.aggregate import SequenceMean
-from groupwise.objective.credit import Advantage, GroupMean, GroupStd, Reward, RewardMinusKl
+from groupwise.objective.baselines import GroupMean, GroupStd
+from groupwise.objective.credit import Advantage, Reward, RewardMinusKl
 from groupwise.objective.objective import Objective
-from groupwise.objective.terms import Kl, Policy, Term
+from groupwise.objective.penalties import Kl
+from groupwise.objective.terms import Policy, Term
 from groupwise.objective.trust import Clip
 
 

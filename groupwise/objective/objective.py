@@ -22,10 +22,24 @@ from groupwise.errors import ObjectiveError, nearest
 from groupwise.objective import levels
 from groupwise.objective.aggregate import Aggregate, live_units
 from groupwise.objective.batch import Batch, Column, Weight
-from groupwise.objective.correction import Correction, Uncorrected
+from groupwise.objective.correction import Correction, Rejected, Uncorrected
 from groupwise.objective.credit import Credit
 from groupwise.objective.scored import scored
-from groupwise.objective.terms import OLD, REACHES, SELF, Joint, Live, Mask, PerToken, Policy, Reach, Shared, Term, base_logp
+from groupwise.objective.terms import (
+    OLD,
+    REACHES,
+    RECORDED,
+    SELF,
+    Joint,
+    Live,
+    Mask,
+    PerToken,
+    Policy,
+    Reach,
+    Shared,
+    Term,
+    base_logp,
+)
 
 Total = Callable[[Tensor], Tensor]
 
@@ -56,11 +70,16 @@ class Loss:
 
 @dataclass(frozen=True)
 class Objective:
-    """A sum of terms over one credit. Two objectives are the same equation iff their `hash` is equal."""
+    """A sum of terms over one credit. Two objectives are the same equation iff their `hash` is equal.
+
+    `screen` takes tokens out of every sum and every denominator of an optimiser step before it is weighed (verl's rejection
+    sampling); it looks at log-probs of the weights that sampled, which then are scored before (`old`).
+    """
 
     credit_by: Credit
     terms: tuple[Term, ...]
     correction: Correction = field(default_factory=Uncorrected)
+    screen: tuple[Rejected, ...] = ()
 
     def __post_init__(self) -> None:
         names = [term.name for term in self.terms]
@@ -80,18 +99,24 @@ class Objective:
     @property
     def needs(self) -> frozenset[str]:
         """What must be scored besides the live log-probs."""
-        return self.credit_by.needs.union(*(term.needs for term in self.terms))
+        return self.credit_by.needs.union(*(term.needs for term in self.terms), {"old"} if self.screen else ())
 
     @property
     def scored_before(self) -> frozenset[str]:
         """What must be scored before credit; the terms' own needs of the live distribution come with the live forward."""
-        of_terms = frozenset().union(*(term.needs for term in self.terms))
-        return self.credit_by.needs | frozenset(n for n in of_terms if n.partition(":")[0] in ("old", "ref", "values", "teacher"))
+        before = frozenset(n for n in self.needs if n.partition(":")[0] in ("old", "ref", "values", "teacher"))
+        return self.credit_by.needs | before
 
     @property
     def reach(self) -> Reach:
         """The farthest reach of the terms: beyond `sequence`, the gradient takes two passes."""
-        return max((term.reach for term in self.terms), key=REACHES.index)
+        of_correction: Reach = getattr(self.correction, "reach", "sequence") if self.correction.active else "token"
+        return max((of_correction, *(term.reach for term in self.terms)), key=REACHES.index)
+
+    @property
+    def depends_on_microbatches(self) -> bool:
+        """Whether the gradient depends on how a step is cut: then `weigh` needs a batch that knows its parts."""
+        return any(getattr(_rule(term), "depends_on_microbatches", False) for term in self.terms)
 
     @property
     def hash(self) -> str:
@@ -105,6 +130,8 @@ class Objective:
 
     def weigh(self, batch: Batch, total: Total = lambda counts: counts) -> Batch:
         """The weights of one optimiser step, from that step's tokens over all ranks (`total` adds counts over ranks)."""
+        for part in self.screen:
+            batch = self._screened(part, batch)
         weights: dict[str, Weight] = {}
         for term in sorted(self.terms, key=lambda t: isinstance(t.aggregate, Shared)):
             if isinstance(term.aggregate, Shared):
@@ -146,20 +173,41 @@ class Objective:
 
     def idle(self, batch: Batch) -> Bool[np.ndarray, " s"]:
         """[sequences] those that cannot have a gradient: the advantage is 0 on all their tokens and every term vanishes there."""
-        if not all(term.vanishes and isinstance(term, Policy) and term.reach in ("token", "sequence") for term in self.terms):
+        if self.reach in ("group", "step") or not all(term.vanishes and isinstance(term, Policy) for term in self.terms):
             return np.zeros(batch.layout.size("sequence"), dtype=np.bool_)
         acting = batch.loss_mask & torch.stack([batch.column(t.credit) != 0 for t in self.terms if isinstance(t, Policy)]).any(0)
         return ~live_units(batch, "sequence", acting).cpu().numpy()
 
     def _factor(self, live: Live, batch: Batch, finite: Mask) -> PerToken:
         """The correction: learner over engine, at the weights that sampled; 1 where there is nothing to correct."""
-        engine, here = batch.columns["engine_logp"], live.logp.detach()
+        here = live.logp.detach()
         if not self.correction.active:
             return torch.ones_like(here)
         if "old_logp" in batch.columns:
             here = torch.where(batch.behaviour == OLD, batch.columns["old_logp"], here)
-        mask = batch.loss_mask & ((batch.behaviour == SELF) | (batch.behaviour == OLD)) & torch.isfinite(engine) & finite
-        return self.correction(torch.where(mask, here - engine, 0.0), mask, batch).detach()
+        log_factor, mask = _mismatch(here, batch, finite)
+        return self.correction(log_factor, mask, batch).detach()
+
+    def _screened(self, part: Rejected, batch: Batch) -> Batch:
+        """The batch without the tokens that a part of the screen rejects."""
+        old = batch.columns["old_logp"]
+        recorded = batch.loss_mask & (batch.behaviour == RECORDED)
+        log_factor, mask = _mismatch(old, batch, torch.isfinite(old), recorded)
+        kept = part.keeps(log_factor, mask, batch)
+        return replace(batch, counted=batch.counted & kept, loss_mask=batch.loss_mask & kept)
+
+
+def _mismatch(logp: PerToken, batch: Batch, finite: Mask, besides: Mask | None = None) -> tuple[PerToken, Mask]:
+    """Log-probs of the weights that sampled, less the engine's, and where there is something to compare."""
+    engine = batch.columns["engine_logp"]
+    mask = batch.loss_mask & ((batch.behaviour == SELF) | (batch.behaviour == OLD))
+    mask = (mask if besides is None else mask | besides) & torch.isfinite(engine) & finite
+    return torch.where(mask, logp - engine, 0.0), mask
+
+
+def _rule(term: Term) -> Any:
+    """A term's own weight rule."""
+    return term.aggregate.aggregate if isinstance(term.aggregate, Joint) else term.aggregate
 
 
 def _whole_rows(good: Mask, batch: Batch) -> Mask:
@@ -174,7 +222,7 @@ def _seen(term: Term, mask: Mask, losses: Tensor, live: Live, batch: Batch) -> S
         return Seen(term, mask, losses.detach())
     with torch.no_grad():
         ratio = term.ratios(live, batch, mask)
-        stopped = term.trust.stopped(ratio, batch.column(term.credit)) & mask
+        stopped = term.trust.stopped(ratio, batch.column(term.credit), live.logp) & mask
     return Seen(term, mask, losses.detach(), ratio.detach(), stopped)
 
 

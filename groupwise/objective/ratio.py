@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from groupwise.errors import ObjectiveError
 from groupwise.objective import levels
 from groupwise.objective.batch import Batch
 
@@ -65,6 +66,31 @@ class SequenceTokenRatio:
         """The unit's ratio at each token, detached, times a token factor of value 1."""
         whole = SequenceRatio(unit=self.unit)(log_ratio.detach(), mask, batch)
         return whole * (log_ratio - log_ratio.detach()).exp()
+
+
+@dataclass(frozen=True)
+class HeldSequenceRatio:
+    """(prod_t of token ratios, each held on the side where the advantage pushes)^(1/|y|) (GMPO, arXiv 2507.20673, Eq. 4).
+
+    Log-ratios are held below `log_high` where A > 0 and above -`log_low` where A < 0: a held token has no gradient.
+    """
+
+    log_low: float = 0.4
+    log_high: float = 0.4
+    credit: str = "advantage"
+    unit: str = "sequence"
+
+    def __post_init__(self) -> None:
+        if self.log_low <= 0 or self.log_high <= 0:
+            raise ObjectiveError("held_sequence_ratio: log_low and log_high are positive distances in log space; got "
+                                 f"{self.log_low} and {self.log_high}")
+
+    def __call__(self, log_ratio: Float[Tensor, " t"], mask: Bool[Tensor, " t"], batch: Batch) -> Float[Tensor, " t"]:
+        """The unit's ratio at each of its tokens."""
+        advantage = batch.column(self.credit)
+        held = log_ratio.where(advantage <= 0, log_ratio.clamp(max=self.log_high))
+        held = held.where(advantage >= 0, held.clamp(min=-self.log_low))
+        return SequenceRatio(unit=self.unit)(held, mask, batch)
 
 
 def _exp(log_ratio: Float[Tensor, " n"]) -> Float[Tensor, " n"]:

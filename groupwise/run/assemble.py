@@ -27,6 +27,7 @@ from groupwise.learner.learner import Compile, Learner, Models, Settings
 from groupwise.methods import METHODS
 from groupwise.methods.method import Method
 from groupwise.methods.update import Minibatches, Once
+from groupwise.models.linear import Linear
 from groupwise.models.load import Policy, context_limit, load
 from groupwise.models.template import fill, template
 from groupwise.run.collect import Sampler
@@ -230,4 +231,12 @@ def meta(job: Job) -> Mapping[str, Any]:
     return {"groupwise": groupwise.__version__, "torch": torch.__version__, "transformers": transformers.__version__,
             "objective": job.method.objective.hash, "device": str(job.learner.device), "threads": job.run.learner.threads,
             "workers": job.run.learner.workers,
-            "compute": job.learner.scorer.compiled.name if isinstance(job.learner.scorer, KernelScorer) else "modules"}
+            "compute": compute_of(job)}
+
+
+def compute_of(job: Job) -> str:
+    """Who computes: the kind of the kernels, or the model's modules and whose products they take."""
+    if isinstance(job.learner.scorer, KernelScorer):
+        return job.learner.scorer.compiled.name
+    quick = any(isinstance(module, Linear) for module in job.policy.model.modules())
+    return "modules, products by oneDNN" if quick else "modules"

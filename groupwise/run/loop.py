@@ -45,7 +45,7 @@ def loop(job: Job, start: int, record: Record, console: Console, checkpoints: Ch
             credit = objective.credit(groups, batch, needed, job.state)  # the advantage
             batch = batch.with_columns(needed, credit).written_by(learner.policy_id)
             for minibatch in method.update.split(batch, fold(run.seed, "update", step)):  # cut by whole groups
-                weighed = objective.weigh(minibatch)  # the aggregation, of THIS optimiser step
+                weighed = objective.weigh(learner.planned(minibatch, objective))  # the aggregation, of THIS optimiser step
                 stats.append(method.update.step(learner, weighed, objective))  # the gradient
         job.engine.load(learner.weights(), version=step + 1)
         job.state.after_update(sampler)
