@@ -5,19 +5,21 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import tyro
 
 import groupwise
 from groupwise.errors import ConfigError, GroupwiseError, nearest
-from groupwise.run.config import Run, from_toml, from_words
+from groupwise.run.config import Run, Words, from_toml, from_words
 from groupwise.run.disk import read_json, write_json
 
 # The modules that do the work load torch, which takes seconds. They are imported inside the commands, so that help, a mistyped
 # setting and a missing file are answered at once. Nowhere else in the package are imports deferred.
 
-REFUSED, INTERRUPTED, UNREAD = 2, 130, 141
-"""Exit codes: an error raised on purpose, Ctrl-C, and a reader that went away (as in `groupwise methods | head -1`)."""
+FAILED, REFUSED, INTERRUPTED, UNREAD = 1, 2, 130, 141
+"""Exit codes: a check that failed, an error raised on purpose, Ctrl-C, and a reader that went away (as in
+`groupwise methods | head -1`)."""
 
 
 def train(words: Sequence[str]) -> None:
@@ -116,8 +118,42 @@ def warmup(words: Sequence[str]) -> None:
     make(tyro.cli(Warmup, args=list(words), prog="groupwise warmup"))
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
-    "train": train, "resume": resume, "methods": methods, "conformance": conformance, "warmup": warmup}
+def check(words: Sequence[str]) -> int:
+    """Check a method or objective: NAME, module:function or file.py:function; --all checks the shipped ones."""
+
+    def arguments(name: tyro.conf.Positional[str] = "", /, *, args: Words = {}, all: bool = False,  # noqa: B006
+                  quick: bool = False, json: str = "") -> tuple[list[tuple[str, dict[str, Any]]], bool, str]:
+        """Check what must hold for every method, on toy batches; exit code 1 if anything fails.
+
+        Args:
+            name: a shipped method, or module:function or file.py:function that gives a Method or an Objective.
+            args: its arguments, such as clip_high=0.28.
+            all: check all shipped methods.
+            quick: leave out the rank split over real processes.
+            json: also write the reports to this file.
+
+        """
+        if bool(name) == all:
+            raise ConfigError("give the method to check (a name, module:function or file.py:function), or --all for the shipped "
+                              "ones")
+        return ([] if all else [(name, args)]), quick, json
+
+    wanted, quick, file = tyro.cli(arguments, args=list(words), prog="groupwise check")
+    _check_report(file)
+    from groupwise.lab.check import as_json, as_text, check_all
+    from groupwise.lab.subjects import shipped, subject_of
+
+    subjects, reports = [subject_of(*one) for one in wanted] or shipped(), []
+    for report in check_all(subjects, processes=() if quick else (2, 3)):
+        print(as_text(report), end="\n\n", flush=True)
+        reports.append(report)
+    if file:
+        write_json(Path(file), {"reports": [as_json(one) for one in reports]} if len(subjects) > 1 else as_json(reports[0]))
+    return 0 if all(one.ok for one in reports) else FAILED
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
+    "train": train, "resume": resume, "methods": methods, "check": check, "conformance": conformance, "warmup": warmup}
 
 
 def settings(words: Sequence[str]) -> Run:
@@ -168,21 +204,22 @@ def usage() -> str:
     return "\n".join(["usage: groupwise COMMAND ...", "", *lines, "", "groupwise COMMAND --help says more."])
 
 
-def _dispatch(words: list[str]) -> None:
+def _dispatch(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(usage())
     elif words[0] == "--version":
         print(groupwise.__version__)
     elif words[0] in COMMANDS:
-        COMMANDS[words[0]](words[1:])
+        return COMMANDS[words[0]](words[1:]) or 0
     else:
         raise ConfigError(f"unknown command {words[0]!r}; {nearest(words[0], COMMANDS)}")
+    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code. An error raised on purpose is a message on stderr, never a traceback."""
     try:
-        _dispatch(list(sys.argv[1:] if argv is None else argv))
+        return _dispatch(list(sys.argv[1:] if argv is None else argv))
     except GroupwiseError as error:
         print(f"groupwise: {error}", file=sys.stderr)
         return REFUSED
@@ -193,4 +230,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Python flushes stdout once more on its way out, which would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return UNREAD
-    return 0

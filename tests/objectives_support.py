@@ -85,10 +85,6 @@ class Case:
         groups = [replace(g, rollouts=tuple(change(i, r) for r in g.rollouts)) for i, g in enumerate(self.groups)]
         return replace(self, groups=groups)
 
-    def rewarded(self, change):
-        """The same case with `change(reward)` for every reward."""
-        return self.map(lambda _, r: replace(r, components=(Component("reward", change(r.reward)),)))
-
     def filled(self, where, value, names=("logp", "old_logp", "ref_logp", "engine_logp")):
         """The same case with `value` in the table (and the completions) at the token ids `where`."""
         table = {name: torch.where(torch.from_numpy(where), value, x) if name in names else x for name, x in self.table.items()}

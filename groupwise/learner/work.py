@@ -8,15 +8,36 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from groupwise.learner.compiled import KernelScorer
-from groupwise.learner.forward import Scorer
 from groupwise.learner.observe import Meter
 from groupwise.models.head import Want
 from groupwise.objective.batch import Batch
 from groupwise.objective.objective import Objective
 from groupwise.objective.terms import Live
 
-AnyScorer = Scorer | KernelScorer
+
+@runtime_checkable
+class AnyScorer(Protocol):
+    """Per-token values of a batch, with gradient where grad is enabled: a model's own modules, compiled kernels, a table."""
+
+    def __call__(self, batch: Batch, want: Want) -> Live:
+        """[t] of a micro-batch; entries that are not trained on are 0."""
+        ...
+
+    def plan(self, batch: Batch, chosen: Sequence[int] | np.ndarray, micro_tokens: int) -> list[np.ndarray]:
+        """Micro-batches of the chosen sequences."""
+        ...
+
+    def finish(self) -> None:
+        """The last gradient of a minibatch has been taken."""
+        ...
+
+    def rest(self) -> None:
+        """Nothing is to be computed for a while."""
+        ...
+
+    def refresh(self) -> None:
+        """The parameters have changed."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -203,7 +203,7 @@ class Objective:
 
     def idle(self, batch: Batch) -> Bool[np.ndarray, " s"]:
         """[sequences] those that cannot have a gradient: the advantage is 0 on all their tokens and every term vanishes there."""
-        if not all(term.vanishes and isinstance(term, Policy) and term.reach in ("token", "sequence") for term in self.terms):
+        if self.reach in ("group", "step") or not all(term.vanishes and isinstance(term, Policy) for term in self.terms):
             return np.zeros(batch.layout.size("sequence"), dtype=np.bool_)
         acting = batch.loss_mask & torch.stack([batch.column(t.credit) != 0 for t in self.terms if isinstance(t, Policy)]).any(0)
         return ~live_units(batch, "sequence", acting).cpu().numpy()

@@ -178,11 +178,13 @@ class ValueLoss(Term):
     def losses(self, live: Live, batch: Batch, mask: Mask, correction: PerToken) -> PerToken:
         """[t] squared errors, halved."""
         assert live.values is not None
-        returns, before = batch.column("returns"), batch.columns["values"]
-        error = (live.values - returns) ** 2
+        # Values outside the mask may be anything: 0 times nan would be nan in the gradient.
+        of_batch = batch.column("returns"), batch.columns["values"]
+        now, returns, before = (torch.where(mask, x, 0.0) for x in (live.values, *of_batch))
+        error = (now - returns) ** 2
         if self.clip is None:
             return 0.5 * error
-        held = before + (live.values - before).clamp(-self.clip, self.clip)
+        held = before + (now - before).clamp(-self.clip, self.clip)
         return 0.5 * torch.maximum(error, (held - returns) ** 2)
 
 
