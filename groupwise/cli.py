@@ -11,7 +11,7 @@ import tyro
 import groupwise
 from groupwise.errors import ConfigError, GroupwiseError, nearest
 from groupwise.run.config import Run, from_toml, from_words
-from groupwise.run.disk import read_json, write_json
+from groupwise.run.disk import read_json, write, write_json
 
 # The modules that do the work load torch, which takes seconds. They are imported inside the commands, so that help, a mistyped
 # setting and a missing file are answered at once. Nowhere else in the package are imports deferred.
@@ -78,6 +78,73 @@ def methods(words: Sequence[str]) -> None:
         print(f"{one.name:<{width}}  {one.title}\n{'':<{width}}  source: {one.source} ({one.file}, {one.lines} lines)")
 
 
+def explain(words: Sequence[str]) -> None:
+    """Say what METHOD computes: equation, parts, gradient, a worked example; as text, --latex, --html FILE or --json FILE."""
+
+    def arguments(method: tyro.conf.Positional[str], args: tuple[str, ...] = (), latex: bool = False, html: str = "",
+                  json: str = "") -> tuple[str, tuple[str, ...], bool, str, str]:
+        """Say what a method computes, read from its composition.
+
+        Args:
+            method: a name of `groupwise methods`, or your own as module:function or file.py:function.
+            args: arguments of the method, as key=value.
+            latex: print the equations in LaTeX instead of the text.
+            html: write a page to this file instead; it needs no network.
+            json: write everything as data to this file instead.
+
+        """
+        return method, args, latex, html, json
+
+    name, args, as_latex, html, file = tyro.cli(arguments, args=list(words), prog="groupwise explain")
+    _check_files(("--html", html), ("--json", file))
+    from groupwise.lab import explain as lab
+    from groupwise.lab import page, screen
+
+    found = lab.explain(name, args)
+    if html:
+        _write_page(html, page.explanation(found))
+    if file:
+        write_json(Path(file), lab.as_json(found))
+    if as_latex:
+        print(lab.latex(found))
+    elif not html and not file:
+        screen.show(found, screen.console())
+
+
+def diff(words: Sequence[str]) -> None:
+    """Say how methods A and B differ in parts, equations and the gradient of a toy batch; --html FILE, --json FILE."""
+
+    def arguments(a: tyro.conf.Positional[str], b: tyro.conf.Positional[str], args_a: tuple[str, ...] = (),
+                  args_b: tuple[str, ...] = (), html: str = "", json: str = "",
+                  ) -> tuple[tuple[str, tuple[str, ...]], tuple[str, tuple[str, ...]], str, str]:
+        """Say how two methods differ, and what that does to the gradient of the same toy batch.
+
+        Args:
+            a: a name of `groupwise methods`, or your own as module:function or file.py:function.
+            b: the other one; the same name with other arguments will do.
+            args_a: arguments of the first, as key=value.
+            args_b: arguments of the second, as key=value.
+            html: write a page to this file instead; it needs no network.
+            json: write everything as data to this file instead.
+
+        """
+        return (a, args_a), (b, args_b), html, json
+
+    first, second, html, file = tyro.cli(arguments, args=list(words), prog="groupwise diff")
+    _check_files(("--html", html), ("--json", file))
+    from groupwise.lab import diff as lab
+    from groupwise.lab import page, screen
+    from groupwise.lab.explain import explain as said
+
+    found = lab.diff(said(*first), said(*second))
+    if html:
+        _write_page(html, page.difference(found))
+    if file:
+        write_json(Path(file), lab.as_json(found))
+    if not html and not file:
+        screen.show_difference(found, screen.console())
+
+
 def warmup(words: Sequence[str]) -> None:
     """Make the small base policy of a task by supervised training."""
     from groupwise.run.warmup import Warmup
@@ -86,7 +153,8 @@ def warmup(words: Sequence[str]) -> None:
     make(tyro.cli(Warmup, args=list(words), prog="groupwise warmup"))
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"train": train, "resume": resume, "methods": methods, "warmup": warmup}
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"train": train, "resume": resume, "methods": methods,
+                                                         "explain": explain, "diff": diff, "warmup": warmup}
 
 
 def settings(words: Sequence[str]) -> Run:
@@ -114,8 +182,19 @@ def _option(words: list[str], flag: str, meaning: str) -> tuple[list[str], str]:
 
 def _check_report(file: str) -> None:
     """Refuse, before any work, a file that could not be written after it."""
-    if file and Path(file).is_dir():
-        raise ConfigError(f"--json {file} is a folder; give a file to write")
+    _check_files(("--json", file))
+
+
+def _check_files(*files: tuple[str, str]) -> None:
+    """The same for several flags, each with its file (empty: not given)."""
+    for flag, file in files:
+        if file and Path(file).is_dir():
+            raise ConfigError(f"{flag} {file} is a folder; give a file to write")
+
+
+def _write_page(file: str, text: str) -> None:
+    """Write a page; the error names the file."""
+    write(Path(file), text.encode())
 
 
 def _report(folder: Path, file: str) -> None:

@@ -59,6 +59,10 @@ class TokenMean:
         tokens = levels.reduce(mask.double(), group, batch.layout.groups, "sum").clamp(min=1)
         return mask.double() / (tokens[group] * totals[0].clamp(min=1))
 
+    def latex(self) -> str:
+        """Its equation."""
+        return r"\frac{1}{M}" if self.within == "step" else r"\frac{1}{P\, M_g}"
+
 
 @dataclass(frozen=True)
 class SequenceMean:
@@ -79,6 +83,10 @@ class SequenceMean:
         inside = levels.reduce(live, ids, batch.layout.size("episode"), "sum").clamp(min=1)
         return live / (inside[ids] * totals[0].clamp(min=1))
 
+    def latex(self, unit: str = "token") -> str:
+        """Its equation, for losses of a unit."""
+        return r"\frac{1}{N\, |o_i|}" if unit == "token" else r"\frac{1}{N}" if unit == "episode" else r"\frac{1}{N\, n_i}"
+
 
 @dataclass(frozen=True)
 class SequenceSum:
@@ -92,6 +100,10 @@ class SequenceSum:
         """1/N for every unit."""
         _only("sequence_sum", unit, ("token", "segment", "sequence", "episode"))
         return torch.full((batch.layout.size(unit),), 1.0, dtype=torch.float64, device=mask.device) / totals[0].clamp(min=1)
+
+    def latex(self) -> str:
+        """Its equation."""
+        return r"\frac{1}{N}"
 
 
 @dataclass(frozen=True)
@@ -112,6 +124,10 @@ class Constant:
         """1/(N C) for every token."""
         return SequenceSum().weights(batch, unit, mask, totals) / self.length
 
+    def latex(self) -> str:
+        """Its equation."""
+        return rf"\frac{{1}}{{N \cdot {self.length}}}"
+
 
 @dataclass(frozen=True)
 class UnitMean:
@@ -124,6 +140,10 @@ class UnitMean:
     def weights(self, batch: Batch, unit: str, mask: Mask, totals: Totals) -> Float[Tensor, " n"]:
         """1/n for every unit with a trained token."""
         return live_units(batch, unit, mask).double() / totals[0].clamp(min=1)
+
+    def latex(self) -> str:
+        """Its equation."""
+        return r"\frac{1}{n}"
 
 
 def live_units(batch: Batch, unit: str, mask: Mask) -> Bool[Tensor, " n"]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from groupwise.errors import ObjectiveError
 from groupwise.objective import levels
 from groupwise.objective.batch import Batch
+from groupwise.objective.latex import number
 
 PerToken = Float[Tensor, " t"]
 
@@ -42,6 +43,10 @@ class Uncorrected:
         """Ones."""
         return torch.ones_like(log_factor)
 
+    def latex(self) -> str:
+        """Its equation."""
+        return "1"
+
 
 @dataclass(frozen=True)
 class Truncated:
@@ -57,6 +62,10 @@ class Truncated:
     def __call__(self, log_factor: PerToken, mask: Bool[Tensor, " t"], batch: Batch) -> PerToken:
         """The bounded factor."""
         return _at(log_factor, mask, batch, self.unit).exp().clamp(max=self.cap)
+
+    def latex(self) -> str:
+        """Its equation."""
+        return rf"\min({_latex(self.unit)},\ {number(self.cap)})"
 
 
 @dataclass(frozen=True)
@@ -76,10 +85,23 @@ class Masked:
         factor = _at(log_factor, mask, batch, self.unit).exp()
         return factor * ((factor >= self.low) & (factor <= self.high))
 
+    def latex(self) -> str:
+        """Its equation."""
+        factor = _latex(self.unit)
+        return (rf"\begin{{cases}} {factor} & {number(self.low)} \le {factor} \le {number(self.high)} \\ "
+                r"0 & \mathrm{otherwise} \end{cases}")
+
 
 def _check(unit: str) -> None:
     if unit not in ("token", "segment", "sequence"):  # a micro-batch may hold a part of anything larger
         raise ObjectiveError(f"a correction is taken at a token, segment or sequence, not at {unit!r}")
+
+
+def _latex(unit: str) -> str:
+    """The factor before it is bounded; pi_old is the learner, mu_eng the engine, at the weights that sampled."""
+    if unit == "token":
+        return r"\frac{\pi_{\mathrm{old}}(o_{i,t})}{\mu_{\mathrm{eng}}(o_{i,t})}"
+    return rf"\prod_{{s \in \mathrm{{{unit}}}}} \frac{{\pi_{{\mathrm{{old}}}}(o_{{i,s}})}}{{\mu_{{\mathrm{{eng}}}}(o_{{i,s}})}}"
 
 
 def _at(log_factor: PerToken, mask: Bool[Tensor, " t"], batch: Batch, unit: str) -> PerToken:

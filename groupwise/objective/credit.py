@@ -15,6 +15,7 @@ from jaxtyping import Bool
 from groupwise.errors import ObjectiveError
 from groupwise.objective import levels
 from groupwise.objective.batch import Column
+from groupwise.objective.latex import bracketed, equation, number
 from groupwise.objective.scored import Ids, Scored, Values
 
 Singleton = Literal["zero", "raw", "drop", "refuse"]
@@ -50,6 +51,10 @@ class Reward:
             raise ObjectiveError(f"no reward component {self.component!r}; there are {sorted(table.components)}")
         return table.components[self.component]
 
+    def latex(self) -> str:
+        """Its equation."""
+        return "r_i" if self.component is None else rf"r_i^{{\mathrm{{{self.component}}}}}"
+
 
 @dataclass(frozen=True)
 class TurnReward:
@@ -61,6 +66,10 @@ class TurnReward:
     def __call__(self, table: Scored) -> Values:
         """[segments]."""
         return table.turn_reward
+
+    def latex(self) -> str:
+        """Its equation."""
+        return "r_{i,k}"
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,11 @@ class RewardMinusKl:
         gap = old - ref
         ids = table.layout.ids("token", "episode")
         return table.reward - self.beta * levels.reduce(gap, ids, table.layout.size("episode"), "sum")
+
+    def latex(self) -> str:
+        """Its equation."""
+        old, ref = (rf"\log \pi_{{\mathrm{{{name}}}}}(o_{{i,t}})" for name in ("old", "ref"))
+        return rf"r_i - {number(self.beta)} \sum_t \left( {old} - {ref} \right)"
 
 
 @runtime_checkable
@@ -103,6 +117,10 @@ class NoBaseline:
         """Zeros."""
         return np.zeros_like(x)
 
+    def latex(self) -> str:
+        """Its equation."""
+        return "0"
+
 
 @dataclass(frozen=True)
 class GroupMean:
@@ -113,6 +131,10 @@ class GroupMean:
     def __call__(self, x: Values, ids: Ids, size: int, mask: Bool[np.ndarray, " n"]) -> Values:
         """The cell's mean at each unit."""
         return levels.broadcast(levels.reduce(x, ids, size, "mean", mask=mask), ids)
+
+    def latex(self) -> str:
+        """Its equation."""
+        return r"\mathrm{mean}_g(x)"
 
 
 @dataclass(frozen=True)
@@ -127,6 +149,10 @@ class LeaveOneOut:
         others = levels.reduce(np.ones_like(x), ids, size, "sum", mask=mask)[ids] - 1
         return (total - np.where(mask, x, 0.0)) / np.maximum(others, 1)
 
+    def latex(self) -> str:
+        """Its equation."""
+        return r"\frac{1}{G-1} \sum_{j \ne i} x_j"
+
 
 @dataclass(frozen=True)
 class BatchMean:
@@ -137,6 +163,10 @@ class BatchMean:
     def __call__(self, x: Values, ids: Ids, size: int, mask: Bool[np.ndarray, " n"]) -> Values:
         """One number, everywhere."""
         return np.full_like(x, x[mask].mean() if mask.any() else 0.0)
+
+    def latex(self) -> str:
+        """Its equation."""
+        return r"\mathrm{mean}_{\mathrm{batch}}(x)"
 
 
 @runtime_checkable
@@ -156,6 +186,10 @@ class One:
         """Ones."""
         return np.ones_like(x)
 
+    def latex(self) -> str:
+        """Its equation."""
+        return "1"
+
 
 @dataclass(frozen=True)
 class GroupStd:
@@ -167,6 +201,10 @@ class GroupStd:
     def __call__(self, x: Values, ids: Ids, size: int, mask: Bool[np.ndarray, " n"]) -> Values:
         """The cell's std at each unit."""
         return levels.broadcast(levels.reduce(x, ids, size, "std", mask=mask, ddof=self.ddof), ids) + self.eps
+
+    def latex(self) -> str:
+        """Its equation."""
+        return r"\mathrm{std}_g(x)" + (f" + {number(self.eps)}" if self.eps else "")
 
 
 @dataclass(frozen=True)
@@ -216,6 +254,13 @@ class Advantage:
                                  "siblings: raise group_size, or choose the singleton rule 'zero', 'raw' or 'drop'")
         return np.where(alone, x if rule == "raw" else 0.0 if rule == "zero" else np.nan, value)
 
+    def latex(self) -> str:
+        """Its equation."""
+        baseline, scale = equation(self.baseline, "(x)"), equation(self.scale, "(x)")
+        centred = "x_i" if baseline == "0" else f"x_i - {bracketed(baseline)}"
+        value = centred if scale == "1" else rf"\frac{{{centred}}}{{{scale}}}"
+        return value if self.transform is None else equation(self.transform, rf"\left( {value} \right)")
+
 
 @dataclass(frozen=True)
 class Blend:
@@ -236,6 +281,10 @@ class Blend:
             for column in part(table, state).values():
                 total = total + weight * column.values[table.layout.ids("token", column.unit)]
         return {self.name: Column("token", total)}
+
+    def latex(self) -> str:
+        """Its equation."""
+        return " + ".join(rf"{number(weight)} \cdot {bracketed(equation(part))}" for weight, part in self.parts)
 
 
 @dataclass(frozen=True)
@@ -262,3 +311,10 @@ class Gae:
         delta = np.where(mask, reward + self.gamma * after - values, 0.0)
         advantage = levels.scan(delta, ids, size, "suffix", mask=mask, gamma=self.gamma * self.lam)
         return {"advantage": Column("token", advantage), "returns": Column("token", advantage + values)}
+
+    def latex(self) -> str:
+        """Its equation."""
+        decay = number(self.gamma * self.lam)
+        ahead = "" if self.gamma == 1 else number(self.gamma) + r"\, "
+        return (rf"\sum_{{s \ge t}} {decay}^{{s-t}} \delta_s,\quad \delta_t = r_t + {ahead}V_{{t+1}} - V_t" if decay != "1" else
+                rf"\sum_{{s \ge t}} \delta_s,\quad \delta_t = r_t + {ahead}V_{{t+1}} - V_t")

@@ -37,6 +37,14 @@ class TokenRatio:
         """Exp of the log-ratio."""
         return _exp(log_ratio)
 
+    def latex(self) -> str:
+        """Its equation."""
+        return r"\frac{\pi_\theta(o_{i,t})}{\mu(o_{i,t})}"
+
+    def slope_latex(self) -> str:
+        """Its dlog(rho)/dl."""
+        return "1"
+
 
 @dataclass(frozen=True)
 class SequenceRatio:
@@ -54,6 +62,15 @@ class SequenceRatio:
         total = levels.reduce(log_ratio, ids, batch.layout.size(self.unit), "mean" if self.mean else "sum", mask=mask)
         return levels.broadcast(_exp(total), ids)
 
+    def latex(self) -> str:
+        """Its equation."""
+        product = r"\prod_{s} \frac{\pi_\theta(o_{i,s})}{\mu(o_{i,s})}"
+        return rf"\left( {product} \right)^{{1/|o_i|}}" if self.mean else product
+
+    def slope_latex(self) -> str:
+        """Its dlog(rho)/dl, through every token of the unit."""
+        return r"\frac{1}{|o_i|}" if self.mean else "1"
+
 
 @dataclass(frozen=True)
 class SequenceTokenRatio:
@@ -65,6 +82,15 @@ class SequenceTokenRatio:
         """The unit's ratio at each token, detached, times a token factor of value 1."""
         whole = SequenceRatio(unit=self.unit)(log_ratio.detach(), mask, batch)
         return whole * (log_ratio - log_ratio.detach()).exp()
+
+    def latex(self) -> str:
+        """Its equation."""
+        own = r"\frac{\pi_\theta(o_{i,t})}{\mathrm{sg}[\pi_\theta(o_{i,t})]}"
+        return rf"\mathrm{{sg}}\left[{SequenceRatio(unit=self.unit).latex()}\right] \cdot {own}"
+
+    def slope_latex(self) -> str:
+        """Its dlog(rho)/dl: the token's own."""
+        return "1"
 
 
 def _exp(log_ratio: Float[Tensor, " n"]) -> Float[Tensor, " n"]:

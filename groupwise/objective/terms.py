@@ -18,6 +18,7 @@ from groupwise.core.rollout import BEHAVIOURS
 from groupwise.errors import ObjectiveError
 from groupwise.objective.aggregate import Aggregate, TokenMean
 from groupwise.objective.batch import Batch
+from groupwise.objective.latex import equation, number
 from groupwise.objective.ratio import Ratio, TokenRatio
 from groupwise.objective.trust import Clip, Trust
 
@@ -143,6 +144,10 @@ class Policy(Term):
         log_ratio = torch.where(known, live.logp - base_logp(live, batch), 0.0)
         return self.ratio(log_ratio, known, batch)
 
+    def latex(self) -> str:
+        """Its equation; c is the mismatch correction."""
+        return r"-c\, " + equation(self.trust, r"(\rho, A)")
+
 
 def k2(u: PerToken) -> PerToken:
     """u^2/2: its gradient on on-policy samples is an unbiased estimate of grad KL(pi || ref)."""
@@ -188,6 +193,17 @@ class Kl(Term):
         ratio = torch.where(mask, live.logp - base_logp(live, batch), 0.0).exp()
         return ratio * k3(u)
 
+    def latex(self) -> str:
+        """Its equation."""
+        k3 = "e^{u} - u - 1"
+        return r"\frac{1}{2} u^2" if self.estimator == "k2" else k3 if self.estimator == "k3" else rf"\rho\, ({k3})"
+
+    def slope_latex(self) -> str:
+        """Its dL/dl."""
+        if self.estimator == "k3_weighted":
+            return r"-\rho\, u"
+        return "-u" if self.estimator == "k2" else "1 - e^{u}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Entropy(Term):
@@ -201,6 +217,14 @@ class Entropy(Term):
         """[t] minus the entropy."""
         assert live.entropy is not None
         return -live.entropy
+
+    def latex(self) -> str:
+        """Its equation."""
+        return "-H"
+
+    def slope_latex(self) -> str:
+        """Its dL/dl: through the whole distribution."""
+        return r"-\frac{\partial H}{\partial \ell}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,6 +248,18 @@ class ValueLoss(Term):
         held = before + (live.values - before).clamp(-self.clip, self.clip)
         return 0.5 * torch.maximum(error, (held - returns) ** 2)
 
+    def latex(self) -> str:
+        """Its equation."""
+        if self.clip is None:
+            return r"\frac{1}{2} (V - R)^2"
+        near = number(self.clip)
+        held = rf"\mathrm{{clip}}(V, V_{{\mathrm{{old}}}} - {near}, V_{{\mathrm{{old}}}} + {near})"
+        return rf"\frac{{1}}{{2}} \max((V - R)^2,\ ({held} - R)^2)"
+
+    def slope_latex(self) -> str:
+        """Its dL/dl: the values alone have a gradient."""
+        return "0"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Supervised(Term):
@@ -235,5 +271,13 @@ class Supervised(Term):
     def losses(self, live: Live, batch: Batch, mask: Mask, correction: PerToken) -> PerToken:
         """[t] minus the log-prob."""
         return -live.logp
+
+    def latex(self) -> str:
+        """Its equation."""
+        return r"-\log \pi_\theta"
+
+    def slope_latex(self) -> str:
+        """Its dL/dl."""
+        return "-1"
 
 

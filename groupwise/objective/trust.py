@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from groupwise.errors import ObjectiveError
+from groupwise.objective.latex import number
 
 PerToken = Float[Tensor, " t"]
 
@@ -40,6 +41,14 @@ class LogProb:
         """Nowhere."""
         return torch.zeros_like(ratio, dtype=torch.bool)
 
+    def latex(self) -> str:
+        """Its equation."""
+        return r"A \log \pi_\theta"
+
+    def slope_latex(self) -> str:
+        """Its df/dl."""
+        return "A"
+
 
 @dataclass(frozen=True)
 class Unclipped:
@@ -52,6 +61,14 @@ class Unclipped:
     def stopped(self, ratio: PerToken, advantage: PerToken) -> Bool[Tensor, " t"]:
         """Nowhere."""
         return torch.zeros_like(ratio, dtype=torch.bool)
+
+    def latex(self) -> str:
+        """Its equation."""
+        return r"\rho A"
+
+    def slope_latex(self) -> str:
+        """Its df/dl."""
+        return r"\rho A"
 
 
 @dataclass(frozen=True)
@@ -83,6 +100,22 @@ class Clip:
         out = ((advantage > 0) & (ratio > 1 + self.high)) | ((advantage < 0) & (ratio < 1 - self.low))
         return out if self.dual is None else out | ((advantage < 0) & (ratio > self.dual))
 
+    def latex(self) -> str:
+        """Its equation."""
+        low, high = number(1 - self.low), number(1 + self.high)
+        clipped = rf"\min(\rho A,\ \mathrm{{clip}}(\rho, {low}, {high})\, A)"
+        if self.dual is None:
+            return clipped
+        bounded = rf"\max({clipped},\ {number(self.dual)}\, A)"
+        return rf"\begin{{cases}} {bounded} & A < 0 \\ {clipped} & A \ge 0 \end{{cases}}"
+
+    def slope_latex(self) -> str:
+        """Its df/dl."""
+        dual = "" if self.dual is None else rf" 0 & A < 0,\ \rho > {number(self.dual)} \\"
+        low, high = number(1 - self.low), number(1 + self.high)
+        return (rf"\begin{{cases}} 0 & A > 0,\ \rho > {high} \\ 0 & A < 0,\ \rho < {low} \\{dual} "
+                r"\rho A & \mathrm{otherwise} \end{cases}")
+
 
 @dataclass(frozen=True)
 class DetachClip:
@@ -107,3 +140,16 @@ class DetachClip:
     def stopped(self, ratio: PerToken, advantage: PerToken) -> Bool[Tensor, " t"]:
         """Nowhere."""
         return torch.zeros_like(ratio, dtype=torch.bool)
+
+    def latex(self) -> str:
+        """Its equation."""
+        return rf"{self._factor_latex()}\, A \log \pi_\theta"
+
+    def slope_latex(self) -> str:
+        """Its df/dl."""
+        return rf"{self._factor_latex()}\, A"
+
+    def _factor_latex(self) -> str:
+        cap = number(1 + self.high)
+        bounded = rf"\min(\rho, {cap})" if self.low is None else rf"\mathrm{{clip}}(\rho, {number(1 - self.low)}, {cap})"
+        return rf"\mathrm{{sg}}[{bounded}]"
