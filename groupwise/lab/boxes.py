@@ -1,11 +1,12 @@
 """Equations for a terminal: boxes of characters, put beside and above each other."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from groupwise.lab.tex import Cases, Fence, Frac, Node, Root, Row, Script, Sign, parse, signs
 
 BELOW = dict(zip("0123456789+−=()aehijklmnoprstuvxβρφ", "₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎ₐₑₕᵢⱼₖₗₘₙₒₚᵣₛₜᵤᵥₓᵦᵨᵩ", strict=True))
-ABOVE = dict(zip("0123456789+−=()abcdeghijklmnoprstuvwxyz", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ᵃᵇᶜᵈᵉᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻ", strict=True))
+ABOVE = dict(zip("′0123456789+−=()abcdeghijklmnoprstuvwxyz", "′⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ᵃᵇᶜᵈᵉᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻ", strict=True))
 TALL = {"(": "⎛⎜⎝", ")": "⎞⎟⎠", "[": "⎡⎢⎣", "]": "⎤⎥⎦", "|": "│││", "{": "⎧⎨⎩", "}": "⎫⎬⎭"}
 
 
@@ -42,6 +43,12 @@ def text(latex: str) -> str:
 def draw(latex: str) -> Box:
     """An equation as a box."""
     return _box(parse(latex))
+
+
+def column(boxes: Sequence[Box]) -> Box:
+    """One under the other, with the left edge in common; the first one's base."""
+    width = max(box.width for box in boxes)
+    return Box(tuple(line.ljust(width) for box in boxes for line in box.lines), boxes[0].base)
 
 
 def _box(node: Node) -> Box:

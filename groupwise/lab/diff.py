@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from groupwise.lab.equations import Equation
 from groupwise.lab.explain import Explanation
 from groupwise.lab.parts import Part
 from groupwise.lab.toy import vector
@@ -87,21 +88,32 @@ def changes(a: tuple[Part, ...], b: tuple[Part, ...]) -> tuple[Change, ...]:
     return tuple(found)
 
 
-def equations_side_by_side(one: Difference) -> tuple[tuple[str, str, str], ...]:
-    """(name, LaTeX of a, LaTeX of b) of the equations that differ; empty where one has none."""
-    first, second = ({e.name: e.latex for e in x.equations} for x in (one.a, one.b))
-    return tuple((name, first.get(name, ""), second.get(name, "")) for name in dict.fromkeys([*first, *second])
+def equations_side_by_side(one: Difference) -> tuple[tuple[str, Equation | None, Equation | None], ...]:
+    """(name, of a, of b) of the equations that differ; None where one has none."""
+    first, second = (_named(x.equations) for x in (one.a, one.b))
+    return tuple((name, first.get(name), second.get(name)) for name in dict.fromkeys([*first, *second])
                  if first.get(name) != second.get(name))
 
 
 def as_json(one: Difference) -> dict[str, Any]:
     """The comparison as JSON values."""
+    sides = [{"name": name, "a": a.latex if a else None, "b": b.latex if b else None}
+             for name, a, b in equations_side_by_side(one)]
     return {"a": one.a.name, "b": one.b.name, "same": one.same, "hashes": [one.a.hash, one.b.hash],
             "changes": [asdict(change) for change in one.changes], "around": [asdict(change) for change in one.around],
-            "equations": [{"name": name, "a": a, "b": b} for name, a, b in equations_side_by_side(one)],
+            "equations": sides,
             "tokens": [asdict(row) for row in one.rows], "norms": list(one.norms), "cosine": one.cosine,
             "ratio_of_norms": one.ratio, "stopped_only_by": one.stopped_by,
             "trouble": {"a": one.a.trouble, "b": one.b.trouble}}
+
+
+def _named(found: tuple[Equation, ...]) -> dict[str, Equation]:
+    """Equations by name; a second one of a name is numbered."""
+    names: dict[str, Equation] = {}
+    for one in found:
+        n = sum(other.name == one.name for other in names.values())
+        names[f"{one.name} {n + 1}" if n else one.name] = one
+    return names
 
 
 def _written(part: Part | None) -> str:

@@ -74,7 +74,7 @@ def explained(name: str, factory: Callable[..., Any], method: Method, given: dic
     """Explain a method that was composed by `factory` with the arguments `given`."""
     said, objective = _docstring(factory), method.objective
     title = " ".join(said.split("\n\n")[0].split()) or name
-    found = equations(objective)
+    found, composed = equations(objective), parts(method)
     try:
         worked, trouble = work(method), ""
     except GroupwiseError as error:
@@ -82,7 +82,7 @@ def explained(name: str, factory: Callable[..., Any], method: Method, given: dic
     return Explanation(
         name=name, title=title.partition(" (")[0].rstrip("."), paper=paper(title), published=indented(said),
         departs=paragraph(said, "Departs from the paper") or UNSAID, source=(paragraph(said, "Source") or UNSAID).rstrip("."),
-        file=_file(factory), arguments=arguments(factory, given), equations=found, letters=glossary(found), parts=parts(method),
+        file=_file(factory), arguments=arguments(factory, given, composed), equations=found, letters=glossary(found), parts=composed,
         around=surroundings(method), facts=_facts(method), composition=describe(objective), hash=objective.hash, worked=worked,
         trouble=trouble)
 

@@ -24,13 +24,31 @@ def _element(node: Node) -> str:
         case Root(inside):
             return f"<msqrt>{_element(inside)}</msqrt>"
         case Fence(left, inside, right):
-            return f"<mrow>{_bracket(left)}{_element(inside)}{_bracket(right)}</mrow>"
+            tall = is_tall(inside)
+            return f"<mrow>{_bracket(left, tall)}{_element(inside)}{_bracket(right, tall)}</mrow>"
         case Script(base, sub, sup):
             return _script(base, sub, sup)
         case Cases(rows):
             body = "".join("<mtr>" + "".join(f'<mtd style="text-align:left">{_element(c)}</mtd>' for c in row) + "</mtr>"
                            for row in rows)
             return f"<mrow>{_bracket('{')}<mtable>{body}</mtable></mrow>"
+
+
+def is_tall(node: Node | None) -> bool:
+    """Whether brackets around it should grow: without a mathematical font a browser lets them grow around any index."""
+    match node:
+        case None:
+            return False
+        case Frac() | Root() | Cases():
+            return True
+        case Row(items):
+            return any(is_tall(item) for item in items)
+        case Script(base, sub, sup):
+            return (isinstance(base, Sign) and base.kind == "big") or any(is_tall(one) for one in (base, sub, sup))
+        case Fence(_, inside, _):
+            return is_tall(inside)
+        case Sign():
+            return False
 
 
 def _sign(sign: Sign) -> str:
@@ -52,8 +70,8 @@ def _sign(sign: Sign) -> str:
             return f"<mo>{text}</mo>"
 
 
-def _bracket(text: str) -> str:
-    return f'<mo stretchy="true">{escape(text)}</mo>' if text else ""
+def _bracket(text: str, tall: bool = True) -> str:
+    return f'<mo stretchy="{str(tall).lower()}">{escape(text)}</mo>' if text else ""
 
 
 def _script(base: Node, sub: Node | None, sup: Node | None) -> str:

@@ -1,5 +1,6 @@
 """Explanations and comparisons as self-contained pages: one file, no script, nothing from the network."""
 
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
@@ -32,9 +33,11 @@ td { padding: .2rem .6rem; vertical-align: top; } tr.first td { border-top: 1px 
 .stopped td { color: var(--faint); background: var(--wash); } .tag { color: var(--mark); font-weight: 600; }
 .changed { font-weight: 700; } .old { color: var(--down); } .new { color: var(--up); }
 .equations { background: var(--wash); border-radius: 8px; padding: .8rem 1.1rem; overflow-x: auto; }
-.equations td { vertical-align: middle; padding: .45rem .5rem; } .equations td.left { text-align: right; width: 1%;
+.equations td { vertical-align: middle; padding: .45rem .5rem; } .equations td.left { text-align: right;
        white-space: nowrap; } .equations table { width: auto; } .sides { table-layout: fixed; width: 100% !important; }
-math { font-size: 1.12rem; } dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1.2rem; margin: .4rem 0; }
+math { font-size: 1.15rem; font-family: "STIX Two Math", "Latin Modern Math", "Cambria Math", math; }
+.sides math { font-size: 1rem; } .sides div { padding: .2rem 0; } .sides .more { padding-left: 1.6rem; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1.2rem; margin: .4rem 0; }
 dt { font-weight: 600; } dd { margin: 0; } .letters { grid-template-columns: max-content 1fr max-content 1fr; }
 .bar { position: relative; display: block; height: 1em; width: 150px; margin-top: .22em; border-left: 0; }
 .bar::before { content: ""; position: absolute; left: 50%; top: -3px; bottom: -3px; border-left: 1px solid var(--line); }
@@ -48,7 +51,7 @@ def explanation(one: Explanation) -> str:
     paper = f"<p class=faint>{_cited(one)}</p>" if one.paper.citation else ""
     body = [f"<h1><code>{escape(one.name)}</code>&ensp;{escape(one.title if one.title != one.name else '')}</h1>", paper,
             _list([("where in the paper", escape(one.paper.where))] * bool(one.paper.where) + [
-                ("source", escape(one.source)), ("departs from the paper", escape(one.departs)),
+                ("source", escape(one.source)), ("departs from the paper", _prose(one.departs)),
                 ("file", f"<code>{escape(one.file)}</code>"), ("hash", f"<code>{one.hash}</code>")]),
             "<h2>The objective, as composed</h2>", _equations([e for e in one.equations if e not in gradient])]
     if one.published:
@@ -56,10 +59,10 @@ def explanation(one: Explanation) -> str:
     body += ["<h2>The gradient with respect to a token's log-prob</h2>", _equations(gradient), "<h2>Letters</h2>",
              _list([(mathml(letter, block=False), escape(meaning)) for letter, meaning in one.letters.items()], "letters")]
     if one.arguments:
-        rows = [(f"<code>{escape(f.name)}</code>", *_values(f.value, f.default), escape(f.meaning)) for f in one.arguments]
+        rows = [(f"<code>{escape(f.name)}</code>", *_values(f.value, f.default), _prose(f.meaning)) for f in one.arguments]
         body += ["<h2>Arguments</h2>", _table(("argument", "value", "default", "meaning and unit"), rows)]
     around = [(escape(name), escape(said)) for name, said in one.facts.items()]
-    around += [(escape(name), f"<code>{escape(how)}</code><br><span class=note>{escape(said)}</span>")
+    around += [(escape(name), f"<code>{escape(how)}</code><br><span class=note>{_prose(said)}</span>")
                for name, how, said in one.around]
     body += ["<h2>Parts</h2>", _parts(one), "<h2>Around the objective</h2>", _list(around),
              "<h2>A worked example</h2>", _worked(one)]
@@ -85,7 +88,7 @@ def difference(one: Difference) -> str:
     sides = equations_side_by_side(one)
     if sides:
         cells = [f"<tr class=first><td class=note style='width:6rem'>{escape(name)}</td>"
-                 + "".join(f"<td>{mathml(latex, block=False) if latex else '-'}</td>" for latex in pair) + "</tr>"
+                 + "".join(f"<td>{_summands(side)}</td>" for side in pair) + "</tr>"
                  for name, *pair in sides]
         head = f"<tr><th style='width:6rem'></th><th>{a}</th><th>{b}</th></tr>"
         body += ["<h2>Equations that differ</h2>",
@@ -120,6 +123,20 @@ def _equations(found: Iterable[Equation]) -> str:
     return f"<div class=equations><table>{''.join(rows)}</table></div>".replace("<math ", '<math displaystyle="true" ')
 
 
+def _summands(one: Equation | None) -> str:
+    """An equation for half a page: every further summand on a line of its own."""
+    if one is None:
+        return "-"
+    lines = [f"{one.left} = {one.right[0]}", *one.right[1:]]
+    return "".join(f"<div{' class=more' if i else ''}>{mathml(line, block=False)}</div>" for i, line in enumerate(lines)).replace(
+        "<math ", '<math displaystyle="true" ')
+
+
+def _prose(said: str) -> str:
+    """A sentence of a docstring: what is marked in it is code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(said))
+
+
 def _values(value: str, default: str) -> tuple[str, str]:
     kind = " class=changed" if value != default else ""
     return f"<code{kind}>{escape(value)}</code>", f"<code class=faint>{escape(default)}</code>"
@@ -141,8 +158,8 @@ def _parts(one: Explanation) -> str:
     rows: list[tuple[str, ...]] = []
     for part in one.parts:
         drawn = mathml(part.latex, block=False) if part.latex else ""
-        rows.append((escape(part.role), f"<b>{escape(part.name)}</b>", drawn, "", f"<span class=note>{escape(part.says)}</span>"))
-        rows += [("", f"<code>{escape(f.name)}</code>", *_values(f.value, f.default), escape(f.meaning)) for f in part.fields]
+        rows.append((escape(part.role), f"<b>{escape(part.name)}</b>", drawn, "", f"<span class=note>{_prose(part.says)}</span>"))
+        rows += [("", f"<code>{escape(f.name)}</code>", *_values(f.value, f.default), _prose(f.meaning)) for f in part.fields]
     return _table(("where", "part, field", "equation, value", "default", "meaning and unit"), rows)
 
 
@@ -152,8 +169,9 @@ def _worked(one: Explanation) -> str:
     other = (one.worked.other or {}).items()
     notes = [f"loss {one.worked.loss:.6g}", *one.worked.notes,
              *(f"there is a gradient to {name} too, at most {size:.4g} in size" for name, size in other)]
-    return ("<p class=note>A toy batch of two groups through the objective's own credit, weigh and loss, and autograd. Green bars "
-            "to the right: the step makes the token likelier.</p>" + _rows(one.worked)
+    return ("<p class=note>A toy batch of two groups through the objective's own credit, weigh and loss, and autograd, as at a "
+            "later optimiser step of a batch: ratios are off 1. Green bars to the right: the step makes the token likelier.</p>"
+            + _rows(one.worked)
             + "".join(f"<p class=note>{escape(note)}</p>" for note in notes))
 
 

@@ -58,13 +58,15 @@ def surroundings(method: Method) -> tuple[tuple[str, str, str], ...]:
     return tuple(out)
 
 
-def arguments(factory: Callable[..., Any], given: dict[str, Any]) -> tuple[Field, ...]:
-    """What the method's function may be given."""
+def arguments(factory: Callable[..., Any], given: dict[str, Any], composed: tuple[Part, ...]) -> tuple[Field, ...]:
+    """What the method's function may be given. What its docstrings do not explain is what a part's field of that name means."""
+    known = {f.name: f.meaning for part in composed for f in part.fields if f.meaning}
     said = f"{inspect.getdoc(factory) or ''}\n\n{inspect.getdoc(sys.modules[factory.__module__]) or ''}"
     out = []
     for name, one in inspect.signature(factory).parameters.items():
         default = "required" if one.default is inspect.Parameter.empty else repr(one.default)
-        out.append(Field(name, repr(given[name]) if name in given else default, default, sentence(said, name)))
+        of_part = next((meaning for field, meaning in known.items() if f"_{name}".endswith(f"_{field}")), "")
+        out.append(Field(name, repr(given[name]) if name in given else default, default, sentence(said, name) or of_part))
     return tuple(out)
 
 

@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from groupwise.lab.boxes import Box, draw
+from groupwise.lab.boxes import Box, column, draw
 from groupwise.lab.diff import Change, Difference, equations_side_by_side
 from groupwise.lab.equations import Equation
 from groupwise.lab.explain import Explanation
@@ -50,7 +50,7 @@ def show(one: Explanation, to: Console) -> None:
     _head(to, "Around the objective")
     facts = [*one.facts.items(), *((name, f"{how}\n[dim]{escape(said)}[/dim]") for name, how, said in one.around)]
     to.print(_grid([(name, said if "[dim]" in said else escape(said)) for name, said in facts]))
-    _head(to, "A worked example", "the toy batch through the objective's own credit, weigh and loss")
+    _head(to, "A worked example", "a toy batch through the objective's own credit, weigh and loss; ratios as at a later step")
     _worked(to, one)
 
 
@@ -69,7 +69,7 @@ def show_difference(one: Difference, to: Console) -> None:
         _head(to, "Equations that differ")
         room = (to.width - 22) // 2
         for name, left, right in sides:
-            boxes = [draw(latex) if latex else Box(("-",)) for latex in (left, right)]
+            boxes = [fitted(side, room) if side else Box(("-",)) for side in (left, right)]
             _pair(to, name, boxes, (a, b), room)
     _head(to, "The gradient of the same toy batch", "∂L/∂ℓ per token; bars point right where the token is made likelier")
     _gradients(to, one)
@@ -83,17 +83,21 @@ def _head(to: Console, title: str, more: str = "") -> None:
 def _equations(to: Console, found: Iterable[Equation]) -> None:
     tall = False
     for n, one in enumerate(found):
-        whole = draw(one.latex)
+        whole = fitted(one, to.width - 4)
         if n and (tall or len(whole.lines) > 1):
             to.print()
         tall = len(whole.lines) > 1
-        if whole.width + 4 <= to.width:
-            to.print(_drawn(whole, one.note))
-            continue
-        left = draw(f"{one.left} =")
-        for i, part in enumerate(one.right):  # a summand to a line where the whole is too wide
-            margin = left if i == 0 else Box((" " * left.width,))
-            to.print(_drawn(margin + Box((" ",)) + draw(part), one.note if i == 0 else ""))
+        to.print(_drawn(whole, one.note))
+
+
+def fitted(one: Equation, room: int) -> Box:
+    """An equation in so many columns: every further summand on a line of its own where the whole is too wide."""
+    whole = draw(one.latex)
+    if whole.width <= room:
+        return whole
+    first = draw(f"{one.left} = {one.right[0]}")
+    margin = Box((" " * (draw(f"{one.left} =").width + 1),))
+    return column([first, *(margin + draw(part) for part in one.right[1:])])
 
 
 def _drawn(drawn: Box, note: str = "") -> Text:

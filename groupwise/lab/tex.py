@@ -110,7 +110,7 @@ class _Reader:
             token = self.tokens[self.at]
             if token.isspace():
                 self.at += 1
-            elif token in "^_":
+            elif token in "^_'":
                 self._script(items)
             else:
                 items.append(self._one())
@@ -122,7 +122,10 @@ class _Reader:
         if isinstance(base, Script):
             found = {"_": base.sub, "^": base.sup}
         mark = self._next()
-        found[mark] = self._argument()
+        if mark == "'":
+            found["^"] = Sign("′", "letter")
+        else:
+            found[mark] = self._argument()
         items.append(Script(base.base if isinstance(base, Script) else base, found["_"], found["^"]))
 
     def _one(self) -> Node:
