@@ -24,8 +24,9 @@ sys.path.insert(0, str(ROOT))  # a checkout is enough: nothing has to be install
 from groupwise.methods import METHODS  # noqa: E402
 from groupwise.methods.method import Method  # noqa: E402
 from groupwise.methods.update import Once  # noqa: E402
+from groupwise.objective.baselines import NoBaseline, One  # noqa: E402
 from groupwise.objective.correction import Uncorrected  # noqa: E402
-from groupwise.objective.credit import Advantage, NoBaseline, One, Reward  # noqa: E402
+from groupwise.objective.credit import Advantage, Reward  # noqa: E402
 from groupwise.objective.objective import Objective  # noqa: E402
 from groupwise.objective.terms import Policy, Term  # noqa: E402
 from groupwise.objective.trust import LogProb  # noqa: E402

@@ -33,17 +33,19 @@ def train(words: Sequence[str]) -> None:
 def resume(words: Sequence[str]) -> None:
     """Go on with a run that was stopped: RUN is its folder, or its name; --json FILE as in train."""
 
-    def arguments(run: tyro.conf.Positional[str], json: str = "") -> tuple[Path, str]:
+    def arguments(run: tyro.conf.Positional[str], json: str = "",
+                  accept_equation: tyro.conf.FlagCreatePairsOff[bool] = False) -> tuple[Path, str, bool]:
         """Go on with a run from its last checkpoint.
 
         Args:
             run: the run's folder, or its name if it lies in runs/.
             json: also write the run's summary to this file.
+            accept_equation: go on although the method composes another equation than when the run was started.
 
         """
-        return (Path(run) if Path(run).is_dir() else Path("runs") / run), json
+        return (Path(run) if Path(run).is_dir() else Path("runs") / run), json, accept_equation
 
-    folder, file = tyro.cli(arguments, args=list(words), prog="groupwise resume")
+    folder, file, accept = tyro.cli(arguments, args=list(words), prog="groupwise resume")
     if not folder.is_dir():
         known = [path.parent.name for path in Path("runs").glob("*/run.toml")]
         there = nearest(folder.name, known) if known else "there are no runs here yet"
@@ -51,7 +53,7 @@ def resume(words: Sequence[str]) -> None:
     _check_report(file)
     from groupwise.run.loop import resume as go_on
 
-    _report(go_on(folder), file)
+    _report(go_on(folder, accept_equation=accept), file)
 
 
 def methods(words: Sequence[str]) -> None:
@@ -145,6 +147,34 @@ def diff(words: Sequence[str]) -> None:
         screen.show_difference(found, screen.console())
 
 
+def conformance(words: Sequence[str]) -> None:
+    """Run golden vectors of other frameworks through our objectives; exit code 1 if one does not agree."""
+
+    def arguments(file: tyro.conf.Positional[str] = "", only: str = "", json: str = "") -> tuple[str, str, str]:
+        """Run golden vectors through the objectives.
+
+        Args:
+            file: a file of vectors in the format of docs/conformance.md; without one, the vectors of the package.
+            only: run vectors with this in their id.
+            json: write the report to this file.
+
+        """
+        return file, only, json
+
+    file, only, report = tyro.cli(arguments, args=list(words), prog="groupwise conformance")
+    _check_report(report)
+    from groupwise.lab.conformance import as_json, check, load
+    from groupwise.lab.matrix import show
+
+    data = load(file)
+    rows = check(data, only)
+    if report:
+        write_json(Path(report), as_json(rows))
+    show(data, rows)
+    if any(row.status != "pass" for row in rows):
+        raise SystemExit(1)
+
+
 def warmup(words: Sequence[str]) -> None:
     """Make the small base policy of a task by supervised training."""
     from groupwise.run.warmup import Warmup
@@ -153,8 +183,9 @@ def warmup(words: Sequence[str]) -> None:
     make(tyro.cli(Warmup, args=list(words), prog="groupwise warmup"))
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"train": train, "resume": resume, "methods": methods,
-                                                         "explain": explain, "diff": diff, "warmup": warmup}
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "train": train, "resume": resume, "methods": methods, "explain": explain, "diff": diff, "conformance": conformance,
+    "warmup": warmup}
 
 
 def settings(words: Sequence[str]) -> Run:

@@ -7,7 +7,8 @@ from groupwise.core.services import Sampling
 from groupwise.engines.scripted import Scripted
 from groupwise.methods.method import Method
 from groupwise.models.template import fill, tokenise
-from groupwise.objective.credit import Advantage, GroupMean
+from groupwise.objective.baselines import GroupMean
+from groupwise.objective.credit import Advantage
 from groupwise.objective.objective import Objective
 from groupwise.objective.terms import Policy
 from groupwise.run.collect import Sampler

@@ -11,8 +11,9 @@ import torch
 
 from groupwise.core.rollout import Completion, Component, Context, Episode, Group, Prompt, Rollout, Span, Turn, Verdict
 from groupwise.methods import METHODS
+from groupwise.objective.baselines import NoBaseline
 from groupwise.objective.batch import pack
-from groupwise.objective.credit import Advantage, NoBaseline
+from groupwise.objective.credit import Advantage
 from groupwise.objective.objective import Objective
 from groupwise.objective.terms import Live
 

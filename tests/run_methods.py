@@ -9,9 +9,11 @@ from groupwise.methods.method import Method
 from groupwise.methods.update import Minibatches
 from groupwise.objective.aggregate import TokenMean
 from groupwise.objective.batch import Column
-from groupwise.objective.credit import Advantage, Gae
+from groupwise.objective.credit import Advantage
 from groupwise.objective.objective import Objective
-from groupwise.objective.terms import Entropy, Policy, ValueLoss
+from groupwise.objective.penalties import Entropy
+from groupwise.objective.returns import Gae
+from groupwise.objective.terms import Policy, ValueLoss
 
 
 class Remembering(MethodState):

@@ -15,9 +15,11 @@ from groupwise.models.build import character_tokenizer
 from groupwise.models.head import Want
 from groupwise.models.load import policy_of
 from groupwise.objective.aggregate import TokenMean
-from groupwise.objective.credit import Advantage, Gae
+from groupwise.objective.credit import Advantage
 from groupwise.objective.objective import Objective
-from groupwise.objective.terms import Entropy, Policy, ValueLoss
+from groupwise.objective.penalties import Entropy
+from groupwise.objective.returns import Gae
+from groupwise.objective.terms import Policy, ValueLoss
 
 
 def learner_of(kernels, seed=0, needs=frozenset(), **settings):

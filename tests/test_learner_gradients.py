@@ -12,10 +12,13 @@ from groupwise.methods import METHODS
 from groupwise.methods.update import Minibatches
 from groupwise.objective import levels
 from groupwise.objective.aggregate import TokenMean, UnitMean
+from groupwise.objective.baselines import GroupMean
 from groupwise.objective.batch import pack
-from groupwise.objective.credit import Advantage, Gae, GroupMean
+from groupwise.objective.credit import Advantage
 from groupwise.objective.objective import Objective
-from groupwise.objective.terms import Entropy, Policy, Term, ValueLoss
+from groupwise.objective.penalties import Entropy
+from groupwise.objective.returns import Gae
+from groupwise.objective.terms import Policy, Term, ValueLoss
 
 LONGEST = 8
 CASES = {"grpo": {"kl": 0.3}, "dr_grpo": {"max_tokens": LONGEST}, "gspo": {"clip_low": 0.02, "clip_high": 0.02}}

@@ -13,8 +13,8 @@ from groupwise.methods import METHODS
 from groupwise.models.load import load
 from groupwise.objective.aggregate import TokenMean
 from groupwise.objective.batch import pack
-from groupwise.objective.credit import Gae
 from groupwise.objective.objective import Objective
+from groupwise.objective.returns import Gae
 from groupwise.objective.terms import Policy, ValueLoss
 
 OBJECTIVE = METHODS["dr_grpo"](max_tokens=8).objective

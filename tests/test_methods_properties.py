@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from objectives_support import MAX_TOKENS, OBJECTIVES, VARIANTS, gradients, grou
 from groupwise.core.rollout import Context
 from groupwise.methods import METHODS
 from groupwise.methods.update import Minibatches
-from groupwise.objective.credit import BatchMean, GroupStd, RewardMinusKl
+from groupwise.objective.baselines import BatchMean, GroupStd
+from groupwise.objective.credit import RewardMinusKl
 from groupwise.objective.levels import reduce
 from groupwise.objective.ratio import TokenRatio
 from groupwise.objective.terms import Live, Policy
@@ -41,7 +43,9 @@ def every(names=NAMES, seeds=SEEDS):
 
 
 def test_every_method_is_in_the_table():
-    assert set(METHODS) <= set(VARIANTS)
+    others = {name for name in METHODS if Path(__file__).with_name(f"test_methods_{name}.py").is_file()}
+    assert others == {"ppo", "remax"}  # whose credit needs a critic or a rollout aside: they have files of their own
+    assert set(METHODS) <= set(VARIANTS) | others
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -15,12 +15,14 @@ from objectives_support import gradients, group, rollout, tensor, turn
 from groupwise.core.rollout import Component
 from groupwise.methods import METHODS
 from groupwise.objective.aggregate import Constant, SequenceMean, SequenceSum, TokenMean
+from groupwise.objective.baselines import GroupMean, GroupStd, LeaveOneOut, NoBaseline
 from groupwise.objective.batch import Column, pack
 from groupwise.objective.correction import Masked, Truncated
-from groupwise.objective.credit import Advantage, GroupMean, GroupStd, LeaveOneOut, NoBaseline
+from groupwise.objective.credit import Advantage
 from groupwise.objective.objective import Objective
+from groupwise.objective.penalties import Kl
 from groupwise.objective.ratio import SequenceRatio, SequenceTokenRatio
-from groupwise.objective.terms import Kl, Live, Policy, ValueLoss
+from groupwise.objective.terms import Live, Policy, ValueLoss
 from groupwise.objective.trust import Clip, DetachClip, LogProb
 from groupwise.verify.shaping import SoftOverlong, soft_overlong
 

@@ -13,8 +13,9 @@ from groupwise.methods import METHODS
 from groupwise.objective.aggregate import Constant, SequenceMean, SequenceSum, TokenMean, UnitMean
 from groupwise.objective.batch import Column, pack
 from groupwise.objective.correction import Masked, Truncated
+from groupwise.objective.penalties import Entropy, Kl
 from groupwise.objective.ratio import SequenceRatio
-from groupwise.objective.terms import Entropy, Joint, Kl, Live, Policy, Shared, Supervised, Term, base_logp
+from groupwise.objective.terms import Joint, Live, Policy, Shared, Supervised, Term, base_logp
 from groupwise.objective.trust import Clip, DetachClip, LogProb, Unclipped
 
 # what is not finite is dropped and counted

@@ -33,8 +33,9 @@ from groupwise.objective.aggregate import SequenceSum, TokenMean
 from groupwise.objective.batch import pack
 from groupwise.objective.correction import Masked, Truncated, Uncorrected
 from groupwise.objective.objective import Objective, describe
+from groupwise.objective.penalties import Kl
 from groupwise.objective.ratio import SequenceRatio
-from groupwise.objective.terms import Kl, Live, Policy
+from groupwise.objective.terms import Live, Policy
 from groupwise.objective.trust import Clip, DetachClip, LogProb, Unclipped
 
 # the hash
@@ -98,7 +99,7 @@ def test_the_hash_changes_with_nothing_else():
 
 
 def test_a_description_says_every_number():
-    assert describe(Clip(0.2, 0.28)) == "Clip(low=0.2, high=0.28, dual=None)"
+    assert describe(Clip(0.2, 0.28)) == "Clip(low=0.2, high=0.28, dual=None, cap=None)"
     assert describe((1.0, "a", None, True, float("inf"))) == "(1, 'a', None, True, inf)"
     assert describe(np.tanh) == "numpy.tanh"
 
@@ -223,7 +224,7 @@ def test_stopped_is_where_the_gradient_is_zero_although_the_advantage_is_not(tru
     advantage = tensor(np.repeat([1.0, -1.0, 0.0], 60))
     logp = rho.log()
     slope, = torch.autograd.grad(trust(rho, advantage, logp).sum(), rho)
-    assert trust.stopped(rho, advantage).tolist() == ((slope == 0) & (advantage != 0)).tolist()
+    assert trust.stopped(rho, advantage, logp).tolist() == ((slope == 0) & (advantage != 0)).tolist()
 
 
 def test_single_precision_batches_train_in_single_precision():

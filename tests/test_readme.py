@@ -17,8 +17,8 @@ from groupwise.methods.method import Method
 from groupwise.methods.update import Minibatches
 from groupwise.models.build import character_tokenizer, random_policy
 from groupwise.models.load import policy_of, save
-from groupwise.objective.credit import Gae
 from groupwise.objective.objective import Objective
+from groupwise.objective.returns import Gae
 from groupwise.objective.terms import ValueLoss
 from groupwise.run.config import Run, to_toml
 from groupwise.run.disk import read_json

@@ -5,8 +5,9 @@ import pytest
 from collect_support import EOS, collected, encode, sampler_of, text_of
 
 from groupwise.core.services import Reply
+from groupwise.objective.baselines import GroupMean, NoBaseline
 from groupwise.objective.batch import pack
-from groupwise.objective.credit import Advantage, Blend, GroupMean, NoBaseline, TurnReward
+from groupwise.objective.credit import Advantage, Blend, TurnReward
 from groupwise.objective.objective import Objective
 from groupwise.objective.terms import Policy
 from groupwise.run.grade import Grader

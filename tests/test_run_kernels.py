@@ -40,7 +40,8 @@ def test_another_way_of_computing_is_said_on_resume(model, tmp_path, capsys):
     resume(folder)
     said = capsys.readouterr().out
     assert f"compute was {library().kind.name}-" in said
-    assert "is modules now: the run goes on, but no longer bit for bit" in said
+    assert "is modules" in said
+    assert "now: the run goes on, but no longer bit for bit" in said
 
 
 def test_kernels_are_taken_where_they_can_be(model, tmp_path, monkeypatch):
@@ -53,7 +54,7 @@ def test_kernels_are_taken_where_they_can_be(model, tmp_path, monkeypatch):
     monkeypatch.setattr(assembly, "find", lambda: "no C++ compiler was found")
     job = assemble(tiny_run(model, compute="auto", threads=0), tmp_path)
     job.grader.close()
-    assert assembly.meta(job)["compute"] == "modules"
+    assert assembly.meta(job)["compute"].startswith("modules")
     assert job.run.learner.dtype == "float32"
     assert job.notes == ["compiled kernels are not used: no C++ compiler was found"]
     with pytest.raises(ConfigError, match=r"compute=kernels was asked for, but cannot be: no C\+\+ compiler"):

@@ -70,7 +70,8 @@ def test_a_batch_may_serve_several_optimiser_steps_and_a_reference(model, tmp_pa
 USER_METHOD = '''
 from groupwise.methods.method import Method
 from groupwise.objective.aggregate import TokenMean
-from groupwise.objective.credit import Advantage, NoBaseline
+from groupwise.objective.baselines import NoBaseline
+from groupwise.objective.credit import Advantage
 from groupwise.objective.objective import Objective
 from groupwise.objective.terms import Policy
 

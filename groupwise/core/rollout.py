@@ -187,6 +187,13 @@ class Episode:
         return self.turns[-1].text if self.turns else ""
 
     @property
+    def aside(self) -> bool:
+        """Whether it was made for the credit of others (a greedy baseline): in another role, and not trained on at all. Such
+        an episode is in no statistic.
+        """
+        return self.role != "policy" and self.length == 0
+
+    @property
     def unaided(self) -> bool:
         """Whether the policy made it alone, as itself: every token its own, under the prompt's own context."""
         alone = all(t.train_context is None and t.context.source == "prompt" and all(s.author == "policy" for s in t.spans)
@@ -261,13 +268,18 @@ class Group:
     """The rollouts that are compared with each other; membership is explicit, never positional.
 
     `key` is unique within a step. `rollouts` hold no abstentions when the group reaches an objective: they are
-    moved to `abstained`, a count.
+    moved to `abstained`, a count. `own` are those that count: all but the ones made for the credit of others.
     """
 
     key: str
     prompt: Prompt
     rollouts: tuple[Rollout, ...]
     abstained: int = 0
+
+    @property
+    def own(self) -> tuple[Rollout, ...]:
+        """The rollouts that are trained on and counted."""
+        return tuple([r for r in self.rollouts if not r.episode.aside])
 
     @property
     def rewards(self) -> np.ndarray:

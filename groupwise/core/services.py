@@ -51,7 +51,8 @@ class Plan:
 
     `visit` makes the random numbers of this visit its own; `group` is the group's key within the step. `first` is the index of
     the first sample (so that an extension of a group draws new numbers). `context` is what to sample under, `train_context` what
-    to train under (None: the same).
+    to train under (None: the same). `trained` False: made for the credit of others, at any temperature; its tokens have behaviour
+    `none` and it is in no statistic.
     """
 
     prompt: Prompt
@@ -64,6 +65,12 @@ class Plan:
     temperature: float | None = None
     first: int = 0
     role: str = "policy"
+    trained: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.trained and self.role == "policy":
+            raise ConfigError(f"a plan for rollouts that are not trained on (prompt {self.prompt.id!r}) needs a role of its own, "
+                              "such as 'greedy': the role 'policy' is what statistics count")
 
     @property
     def sampled_under(self) -> Context:
@@ -158,11 +165,16 @@ class Stateful(Protocol):
 class MethodState:
     """What a method keeps across steps; the default keeps nothing.
 
-    `observe` sees the groups that enter the batch, before credit; `after_update` comes after the engine has the new weights.
+    `observe` sees the groups that enter the batch, before credit; then `coefficients` is asked, once; `after_update` comes after
+    the engine has the new weights.
     """
 
     def observe(self, groups: Sequence[Group]) -> None:
         """See the groups of a step."""
+
+    def coefficients(self) -> Mapping[str, float]:
+        """Factors on the coefficients of terms, by the terms' names, in the step that was observed last."""
+        return {}
 
     def after_update(self, services: Services) -> None:
         """Act between steps."""

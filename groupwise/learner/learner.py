@@ -32,10 +32,12 @@ PATIENCE = 3
 @dataclass(frozen=True)
 class Settings:
     """How gradients are taken and applied. `total_steps` is the number of optimiser steps that a schedule spans,
-    `floor` the share of the rate that it never falls below.
+    `floor` the share of the rate that it never falls below; `value_lr` is the rate of a value head (0: `lr`), on the same
+    schedule.
     """
 
     lr: float = 6e-5
+    value_lr: float = 0.0
     schedule: str = "constant"
     warmup_steps: int = 0
     total_steps: int = 1
@@ -84,10 +86,13 @@ class Learner:
         self.scorer = self._scorer(policy, compile, self.value_head)
         self.frozen = {name: self._scorer(p, compile) for name, p in self.models.frozen.items()}
         self.parameters: dict[str, Tensor] = dict(policy.model.named_parameters())
+        parts: list[dict[str, Any]] = [{"params": list(self.parameters.values()), "share": 1.0}]
         if self.value_head is not None:
-            self.parameters |= {f"value_head.{name}": p for name, p in self.value_head.named_parameters()}
-        self.optimizer = torch.optim.AdamW(list(self.parameters.values()), lr=settings.lr, betas=settings.betas,
-                                           weight_decay=settings.weight_decay, fused=True)
+            head = dict(self.value_head.named_parameters())
+            self.parameters |= {f"value_head.{name}": p for name, p in head.items()}
+            parts.append({"params": list(head.values()), "share": (settings.value_lr or settings.lr) / settings.lr})
+        self.optimizer = torch.optim.AdamW(parts, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay,
+                                           fused=True)
         self.steps, self.bad_steps, self.bad_in_a_row = 0, 0, 0
 
     def _scorer(self, policy: Policy, compile: Compile | None, value_head: ValueHead | None = None) -> AnyScorer:
@@ -155,7 +160,7 @@ class Learner:
 
     def gradients(self, batch: Batch, objective: Objective) -> dict[str, float]:
         """Add the gradient of a weighed minibatch to the parameters'; sequences that cannot have one are not run."""
-        idle = objective.idle(batch)
+        idle = objective.idle(batch) & ("micro" not in batch.layout.keys)
         want = Want(entropy=True, sum_p2="sum_p2" in objective.needs, hidden="hidden:last" in objective.needs)
         tasks, meter = self._tasks(batch, np.flatnonzero(~idle), want), Meter()
         if objective.reach in ("group", "step"):
@@ -169,6 +174,13 @@ class Learner:
         stats["dropped_sequences"] = float(sum(outcome.lost for outcome in outcomes))
         stats["idle_share"] = float(idle.mean())
         return stats | {f"weights/{name}": float(w.values.double().sum()) for name, w in batch.weights.items()}
+
+    def planned(self, batch: Batch, objective: Objective) -> Batch:
+        """The minibatch as it is to be weighed: with its micro-batches, if the objective depends on them."""
+        if not objective.depends_on_microbatches:
+            return batch
+        tasks = self._tasks(batch, range(batch.layout.size("sequence")), Want())
+        return batch.with_parts([part for task in tasks for part in task.parts])
 
     def _two_passes(self, batch: Batch, objective: Objective, tasks: list[Task], meter: Meter) -> list[Outcome]:
         """Losses that reach across micro-batches: log-probs of the whole step without gradient, dL/dlogp on them, then the
@@ -208,7 +220,7 @@ class Learner:
             if self.settings.grad_clip:
                 torch.nn.utils.clip_grads_with_norm_(self.parameters.values(), self.settings.grad_clip, norm)
             for group in self.optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["share"]
             self.optimizer.step()
             self.scorer.refresh()
             self.discard()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from groupwise.objective.batch import Batch
 from groupwise.objective.objective import Loss, Seen
-from groupwise.objective.terms import OLD, RECORDED, SELF, Live, Policy
+from groupwise.objective.terms import OLD, RECORDED, SELF, Live, Policy, ValueLoss
 
 
 class Meter:
@@ -38,6 +38,10 @@ class Meter:
         fresh = mask & ((batch.behaviour == SELF) | (batch.behaviour == OLD)) & torch.isfinite(batch.columns["engine_logp"])
         self._mismatch((learner - batch.columns["engine_logp"])[fresh])
         for seen in loss.seen:
+            if len(loss.seen) > 1:
+                self.sums[f"loss/{seen.term.name}"] += seen.value
+            if isinstance(seen.term, ValueLoss):
+                self._value(seen, live, batch)
             if isinstance(seen.term, Policy) and seen.term.name == "policy":
                 self._policy(seen, batch, loss.correction)
 
@@ -79,6 +83,19 @@ class Meter:
         self.sums["clip_low"] += int((seen.stopped & (advantage < 0)).sum())
         self.sums["correction_mean"] += float(correction[seen.mask].sum())
 
+    def _value(self, seen: Seen, live: Live, batch: Batch) -> None:
+        """The critic before the update, against the returns that it should have foretold; `moved` are those outside the clip."""
+        assert live.values is not None
+        assert isinstance(seen.term, ValueLoss)
+        returns, before, now = (x[seen.mask].double() for x in (batch.column("returns"), batch.columns["values"], live.values))
+        error, sums = returns - before, self.sums
+        for name, x in (("return", returns), ("return_squared", returns * returns), ("value", before), ("value_error", error),
+                        ("value_error_squared", error * error)):
+            sums[name] += float(x.sum())
+        sums["value/n"] += len(returns)
+        if seen.term.clip is not None:
+            sums["value_moved"] += int(((now - before).abs() > seen.term.clip).sum())
+
     def result(self) -> dict[str, float]:
         """Means over tokens, sums and maxima; a metric without a single observation is left out."""
         s = self.sums
@@ -88,6 +105,13 @@ class Meter:
         for pair in ("behaviour", "reference"):
             if n := s[f"kl_{pair}/n"]:
                 out |= {f"kl_{pair}_{k}": s[f"kl_{pair}/{k}"] / n for k in ("k1", "k2", "k3")}
+        out |= {name: value for name, value in s.items() if name.startswith("loss/")}
+        if n := s["value/n"]:
+            spread = s["return_squared"] / n - (s["return"] / n) ** 2
+            left = s["value_error_squared"] / n - (s["value_error"] / n) ** 2
+            out |= {"value_mean": s["value"] / n, "return_mean": s["return"] / n, "value_clipped": s["value_moved"] / n}
+            if spread > 1e-12:  # nothing can be explained where all returns are the same
+                out["explained_variance"] = 1.0 - left / spread
         if n := s["mismatch/n"]:
             out |= {"mismatch_mean": s["mismatch/mean_abs"] / n, "mismatch_max": self.tops["mismatch/max_abs"],
                     "mismatch_over_2x": s["mismatch/over_2x"] / n}

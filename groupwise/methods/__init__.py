@@ -9,7 +9,9 @@ from groupwise.methods.grpo import grpo
 from groupwise.methods.gspo import gspo
 from groupwise.methods.gspo_token import gspo_token
 from groupwise.methods.method import Method
+from groupwise.methods.ppo import ppo
 from groupwise.methods.reinforce import reinforce
+from groupwise.methods.remax import remax
 from groupwise.methods.rloo import rloo
 
 METHODS: dict[str, Callable[..., Method]] = {
@@ -21,4 +23,6 @@ METHODS: dict[str, Callable[..., Method]] = {
     "gspo": gspo,
     "gspo_token": gspo_token,
     "cispo": cispo,
+    "remax": remax,
+    "ppo": ppo,
 }

@@ -11,9 +11,11 @@ L_max / 5, the ratio of the published 4096 : 20480. A batch still short after al
 Source: paper, official code.
 """
 
+from groupwise.methods.entropy import bonus, state
 from groupwise.methods.method import Method
 from groupwise.objective.aggregate import TokenMean
-from groupwise.objective.credit import Advantage, GroupMean, GroupStd
+from groupwise.objective.baselines import GroupMean, GroupStd
+from groupwise.objective.credit import Advantage
 from groupwise.objective.objective import Objective
 from groupwise.objective.terms import Policy
 from groupwise.objective.trust import Clip
@@ -22,15 +24,19 @@ from groupwise.verify.shaping import OverlongFilter, SoftOverlong
 
 
 def dapo(*, max_tokens: int, clip_low: float = 0.2, clip_high: float = 0.28, dynamic_sampling: bool = True, rounds: int = 10,
-         overlong_cache: int = -1, overlong_filter: bool = False) -> Method:
-    """`overlong_cache` is L_cache in tokens: -1 is a fifth of `max_tokens`, 0 switches the punishment off."""
+         overlong_cache: int = -1, overlong_filter: bool = False, entropy: float = 0.0,
+         entropy_target: float = 0.0) -> Method:
+    """`overlong_cache` is L_cache in tokens: -1 is a fifth of `max_tokens`, 0 switches the punishment off. `entropy` is the
+    coefficient of an entropy bonus; with `entropy_target` (nats a token) it is where an adaptive one starts.
+    """
     cache = max_tokens // 5 if overlong_cache < 0 else overlong_cache
     return Method(
         objective=Objective(
             credit_by=Advantage(baseline=GroupMean(), scale=GroupStd()),
-            terms=(Policy(trust=Clip(clip_low, clip_high), aggregate=TokenMean()),),
+            terms=(Policy(trust=Clip(clip_low, clip_high), aggregate=TokenMean()), *bonus(entropy, entropy_target)),
         ),
         admit=(mixed,) if dynamic_sampling else (),
         refill=Refill(rounds) if dynamic_sampling else None,
         shape=((SoftOverlong(max_tokens, cache),) if cache else ()) + ((OverlongFilter(),) if overlong_filter else ()),
+        state=state(entropy, entropy_target),
     )

@@ -10,7 +10,8 @@ Source: paper, official code.
 
 from groupwise.methods.method import Method
 from groupwise.objective.aggregate import Constant
-from groupwise.objective.credit import Advantage, GroupMean
+from groupwise.objective.baselines import GroupMean
+from groupwise.objective.credit import Advantage
 from groupwise.objective.objective import Objective
 from groupwise.objective.terms import Policy
 from groupwise.objective.trust import Clip

@@ -9,7 +9,8 @@ Source: paper.
 
 from groupwise.methods.method import Method
 from groupwise.objective.aggregate import SequenceMean
-from groupwise.objective.credit import Advantage, GroupMean, GroupStd
+from groupwise.objective.baselines import GroupMean, GroupStd
+from groupwise.objective.credit import Advantage
 from groupwise.objective.objective import Objective
 from groupwise.objective.ratio import SequenceRatio
 from groupwise.objective.terms import Policy

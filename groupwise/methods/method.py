@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
-from groupwise.core.rollout import Group
+from groupwise.core.rollout import Behaviour, Group
 from groupwise.core.services import ContextBuilder, MethodState
 from groupwise.errors import ConfigError
 from groupwise.methods.update import Once, Update
-from groupwise.objective.objective import Objective
+from groupwise.objective.objective import Objective, describe
 from groupwise.objective.terms import Policy
 from groupwise.objective.trust import LogProb
 from groupwise.sampling.admission import Admission, Refill
@@ -27,6 +28,8 @@ class Method:
     admit       which groups may enter, judged on strict correctness, before shaping
     shape       reward shaping, group by group
     update      how a batch is spent: one optimiser step, several, gated
+    behaviour   what the ratios divide by, for tokens that do not say: the learner before the update (`old`, or `self` where that
+                is the same: one optimiser step), or the engine that sampled (`recorded`: its log-probs are taken as they are)
     state       what is kept across steps
     contexts    named contexts under which tokens may be scored (`teacher:NAME/CONTEXT`)
     """
@@ -38,6 +41,7 @@ class Method:
     admit: tuple[Admission, ...] = ()
     shape: tuple[Shaping, ...] = ()
     update: Update = field(default_factory=Once)
+    behaviour: Literal["old", "recorded"] = "old"
     state: Callable[[], MethodState] = MethodState
     contexts: Mapping[str, ContextBuilder] = field(default_factory=dict)
 
@@ -47,8 +51,19 @@ class Method:
             raise ConfigError(f"{self.update.steps} optimiser steps per batch, but the term {plain[0]!r} has no ratio: from the "
                               "second step on its gradient would be off-policy and uncorrected; take one step, or a trust rule "
                               "with a ratio")
+        if self.behaviour not in ("old", "recorded"):
+            raise ConfigError(f"a method's behaviour is 'old' or 'recorded', got {self.behaviour!r}")
+        if self.behaviour == "recorded" and self.objective.correction.active:
+            raise ConfigError(f"behaviour 'recorded' divides every ratio by the engine's log-probs; the correction "
+                              f"{describe(self.objective.correction)} would count the mismatch between engine and learner twice: "
+                              "take Uncorrected(), or behaviour 'old'")
+
+    @property
+    def divides_by(self) -> Behaviour:
+        """The behaviour of tokens that do not name their own: over one optimiser step, `old` is `self`."""
+        return "self" if self.behaviour == "old" and self.update.steps == 1 else self.behaviour
 
     @property
     def needs(self) -> frozenset[str]:
         """What must be scored between collecting and crediting; several optimiser steps need `old`."""
-        return self.objective.scored_before | (frozenset({"old"}) if self.update.steps > 1 else frozenset())
+        return self.objective.scored_before | (frozenset({"old"}) if self.divides_by == "old" else frozenset())

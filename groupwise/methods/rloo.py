@@ -11,7 +11,8 @@ Source: paper.
 
 from groupwise.methods.method import Method
 from groupwise.objective.aggregate import SequenceSum
-from groupwise.objective.credit import Advantage, LeaveOneOut, Reward, RewardMinusKl
+from groupwise.objective.baselines import LeaveOneOut
+from groupwise.objective.credit import Advantage, Reward, RewardMinusKl
 from groupwise.objective.objective import Objective
 from groupwise.objective.terms import Policy
 from groupwise.objective.trust import LogProb

@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from groupwise.errors import ConfigError
+from groupwise.models import linear
 
 _GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
@@ -76,6 +77,8 @@ def load(source: str | Path, *, dtype: torch.dtype = torch.float32, device: str 
         raise ConfigError(f"the weights of {name!r} lack {len(missing)} parameters ({', '.join(missing[:3])} ...), which would "
                           "be left random; the checkpoint is of another architecture or incomplete")
     model.to(device)
+    if device == "cpu" and dtype == torch.float32 and linear.pays():
+        linear.speed_up(model)
     return policy_of(model, tokenizer)
 
 

@@ -105,9 +105,24 @@ class Batch:
             policy=tuple(self.policy[e] for e in kept["episode"].tolist()))
 
     def written_by(self, policy: str) -> "Batch":
-        """The batch of the episodes of one policy: what one learner trains on."""
+        """The batch of the episodes of one policy, without sequences that have no token to train on (such as those of a greedy
+        baseline): what one learner trains on.
+        """
         own = np.array([name == policy for name in self.policy])[self.layout.episode]
-        return self if own.all() else self.take(np.flatnonzero(own))
+        trained = np.zeros(len(own), dtype=np.bool_)
+        trained[self.layout.ids("token", "sequence")[self.counted.cpu().numpy()]] = True
+        chosen = own & trained if (own & trained).any() else own
+        return self if chosen.all() else self.take(np.flatnonzero(chosen))
+
+    def with_parts(self, parts: Sequence[Sequence[int] | np.ndarray]) -> "Batch":
+        """The batch with its micro-batches as the key `micro` over sequences: lists of sequences that hold each one once."""
+        of = np.full(self.layout.size("sequence"), -1, dtype=np.int64)
+        for k, part in enumerate(parts):
+            of[np.asarray(part, dtype=np.int64)] = k
+        if sum(map(len, parts)) != len(of) or (of < 0).any():
+            raise ObjectiveError(f"the parts hold {sum(map(len, parts))} sequences of {len(of)}: each must be in exactly one")
+        keys = {**self.layout.keys, "micro": Key("sequence", of, len(parts))}
+        return replace(self, layout=replace(self.layout, keys=keys))
 
     def groups(self, chosen: Sequence[int] | np.ndarray) -> "Batch":
         """The batch of some whole groups, in the order of their sequences."""

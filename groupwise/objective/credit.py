@@ -1,24 +1,21 @@
 """Credit: from rewards to named advantage columns, in numpy, pure and detached.
 
-    A = transform((x - baseline) / scale)          over the cells of a unit or key
+    A = whiten(transform((x - baseline) / scale))          over the cells of a unit or key
 
 `x` is a signal with one value per unit; cells are groups unless another key is named. Rollouts that abstain are not here.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool
 
 from groupwise.errors import ObjectiveError
 from groupwise.objective import levels
+from groupwise.objective.baselines import Baseline, Cells, GroupMean, One, Scale
 from groupwise.objective.batch import Column
-from groupwise.objective.latex import bracketed, equation, number
-from groupwise.objective.scored import Ids, Scored, Values
-
-Singleton = Literal["zero", "raw", "drop", "refuse"]
+from groupwise.objective.scored import Scored, Values
 
 
 @runtime_checkable
@@ -51,10 +48,6 @@ class Reward:
             raise ObjectiveError(f"no reward component {self.component!r}; there are {sorted(table.components)}")
         return table.components[self.component]
 
-    def latex(self) -> str:
-        """Its equation."""
-        return "r_i" if self.component is None else rf"r_i^{{\mathrm{{{self.component}}}}}"
-
 
 @dataclass(frozen=True)
 class TurnReward:
@@ -67,10 +60,6 @@ class TurnReward:
         """[segments]."""
         return table.turn_reward
 
-    def latex(self) -> str:
-        """Its equation."""
-        return "r_{i,k}"
-
 
 @dataclass(frozen=True)
 class RewardMinusKl:
@@ -80,6 +69,11 @@ class RewardMinusKl:
     unit: str = "episode"
     needs: frozenset[str] = frozenset({"old", "ref"})
 
+    @property
+    def penalises(self) -> bool:
+        """Whether there is a penalty."""
+        return self.beta != 0
+
     def __call__(self, table: Scored) -> Values:
         """[episodes]."""
         old, ref = (np.where(table.counted, table.needed[name], 0.0) for name in ("old_logp", "ref_logp"))
@@ -87,129 +81,68 @@ class RewardMinusKl:
         ids = table.layout.ids("token", "episode")
         return table.reward - self.beta * levels.reduce(gap, ids, table.layout.size("episode"), "sum")
 
-    def latex(self) -> str:
-        """Its equation."""
-        old, ref = (rf"\log \pi_{{\mathrm{{{name}}}}}(o_{{i,t}})" for name in ("old", "ref"))
-        return rf"r_i - {number(self.beta)} \sum_t \left( {old} - {ref} \right)"
 
+@dataclass(frozen=True)
+class RewardMinusGreedy:
+    """r - r(greedy): the reward less that of the group's greedy rollout (ReMax). nan for the greedy one itself, and for a group
+    that lacks it.
+    """
 
-@runtime_checkable
-class Baseline(Protocol):
-    """What is subtracted."""
+    role: str = "greedy"
+    unit: str = "episode"
+    needs: frozenset[str] = frozenset()
 
-    @property
-    def singleton(self) -> Singleton:
-        """What a cell of one gets."""
-        ...
-
-    def __call__(self, x: Values, ids: Ids, size: int, mask: Bool[np.ndarray, " n"]) -> Values:
-        """One value per unit."""
-        ...
+    def __call__(self, table: Scored) -> Values:
+        """[episodes]."""
+        ids, size = table.layout.ids("episode", "group"), table.layout.size("group")
+        greedy = np.array([r.episode.role == self.role for r in table.rollouts], dtype=np.bool_)
+        found = levels.reduce(greedy.astype(np.float64), ids, size, "sum", mask=greedy)[ids] > 0
+        baseline = levels.reduce(table.reward, ids, size, "mean", mask=greedy)[ids]
+        return np.where(found & ~greedy, table.reward - baseline, np.nan)
 
 
 @dataclass(frozen=True)
-class NoBaseline:
-    """0."""
+class Whiten:
+    """(A - mean) / std over the whole batch, each unit counted once, or as often as it has trained tokens (`over` "token").
 
-    singleton: Singleton = "raw"
+    `eps` goes where its source puts it: added to the std (TRL) or the variance (verl), or as the least variance (OpenRLHF).
+    `centre` False only scales.
+    """
 
-    def __call__(self, x: Values, ids: Ids, size: int, mask: Bool[np.ndarray, " n"]) -> Values:
-        """Zeros."""
-        return np.zeros_like(x)
-
-    def latex(self) -> str:
-        """Its equation."""
-        return "0"
-
-
-@dataclass(frozen=True)
-class GroupMean:
-    """The mean of the cell (GRPO, Dr. GRPO, DAPO)."""
-
-    singleton: Singleton = "zero"
-
-    def __call__(self, x: Values, ids: Ids, size: int, mask: Bool[np.ndarray, " n"]) -> Values:
-        """The cell's mean at each unit."""
-        return levels.broadcast(levels.reduce(x, ids, size, "mean", mask=mask), ids)
-
-    def latex(self) -> str:
-        """Its equation."""
-        return r"\mathrm{mean}_g(x)"
-
-
-@dataclass(frozen=True)
-class LeaveOneOut:
-    """The mean of the others of the cell (RLOO, arXiv 2402.14740)."""
-
-    singleton: Singleton = "zero"
-
-    def __call__(self, x: Values, ids: Ids, size: int, mask: Bool[np.ndarray, " n"]) -> Values:
-        """(sum - x) / (n - 1)."""
-        total = levels.reduce(x, ids, size, "sum", mask=mask)[ids]
-        others = levels.reduce(np.ones_like(x), ids, size, "sum", mask=mask)[ids] - 1
-        return (total - np.where(mask, x, 0.0)) / np.maximum(others, 1)
-
-    def latex(self) -> str:
-        """Its equation."""
-        return r"\frac{1}{G-1} \sum_{j \ne i} x_j"
-
-
-@dataclass(frozen=True)
-class BatchMean:
-    """The mean of everything in the batch (REINFORCE with a batch baseline)."""
-
-    singleton: Singleton = "raw"
-
-    def __call__(self, x: Values, ids: Ids, size: int, mask: Bool[np.ndarray, " n"]) -> Values:
-        """One number, everywhere."""
-        return np.full_like(x, x[mask].mean() if mask.any() else 0.0)
-
-    def latex(self) -> str:
-        """Its equation."""
-        return r"\mathrm{mean}_{\mathrm{batch}}(x)"
-
-
-@runtime_checkable
-class Scale(Protocol):
-    """What the centred signal is divided by."""
-
-    def __call__(self, x: Values, ids: Ids, size: int, mask: Bool[np.ndarray, " n"]) -> Values:
-        """One value per unit."""
-        ...
-
-
-@dataclass(frozen=True)
-class One:
-    """1 (Dr. GRPO, RLOO)."""
-
-    def __call__(self, x: Values, ids: Ids, size: int, mask: Bool[np.ndarray, " n"]) -> Values:
-        """Ones."""
-        return np.ones_like(x)
-
-    def latex(self) -> str:
-        """Its equation."""
-        return "1"
-
-
-@dataclass(frozen=True)
-class GroupStd:
-    """std of the cell + eps (GRPO, DAPO). ddof 1 is what TRL, verl, oat and OpenRLHF do; the papers do not say."""
-
-    eps: float = 1e-6
+    over: Literal["unit", "token"] = "token"
     ddof: int = 1
+    eps: float = 1e-8
+    place: Literal["std", "variance", "floor"] = "variance"
+    centre: bool = True
 
-    def __call__(self, x: Values, ids: Ids, size: int, mask: Bool[np.ndarray, " n"]) -> Values:
-        """The cell's std at each unit."""
-        return levels.broadcast(levels.reduce(x, ids, size, "std", mask=mask, ddof=self.ddof), ids) + self.eps
+    def __post_init__(self) -> None:
+        if self.over not in ("unit", "token") or self.place not in ("std", "variance", "floor"):
+            raise ObjectiveError("whiten: over is 'unit' or 'token' and place 'std', 'variance' or 'floor'; got "
+                                 f"{self.over!r} and {self.place!r}")
+
+    def __call__(self, values: Values, unit: str, table: Scored) -> Values:
+        """[n] of the same unit; nan stays nan and is in no statistic."""
+        known = np.isfinite(values)
+        weight = known.astype(np.float64)
+        if self.over == "token":
+            ids = table.layout.ids("token", unit)
+            weight = weight * levels.reduce(table.counted.astype(np.float64), ids, len(values), "sum")
+        held, total = np.where(known, values, 0.0), max(1.0, weight.sum())
+        mean = (weight * held).sum() / total
+        variance = (weight * (held - mean) ** 2).sum() / max(1.0, total - self.ddof)
+        divisor = {"std": np.sqrt(variance) + self.eps, "variance": np.sqrt(variance + self.eps),
+                   "floor": np.sqrt(max(variance, self.eps))}[self.place]
+        return np.asarray((values - mean * self.centre) / divisor)
 
     def latex(self) -> str:
-        """Its equation."""
-        return r"\mathrm{std}_g(x)" + (f" + {number(self.eps)}" if self.eps else "")
+        """What it does to A."""
+        over = r"\text{tokens}" if self.over == "token" else r"\text{units}"
+        return rf"\mathrm{{whiten}}_{{{over}}}"
 
 
 @dataclass(frozen=True)
 class Advantage:
-    """A = transform((x - baseline) / scale) over the cells of `key`, one value per unit of the signal.
+    """A = whiten(transform((x - baseline) / scale)) over the cells of `key`, one value per unit of the signal.
 
     A cell whose values are all equal gets exactly 0 when the baseline is its mean. Abstentions (nan) are out of every
     statistic and get `nan`: no gradient.
@@ -217,9 +150,10 @@ class Advantage:
 
     baseline: Baseline = field(default_factory=GroupMean)
     scale: Scale = field(default_factory=One)
-    signal: Reward | TurnReward | RewardMinusKl = field(default_factory=Reward)
+    signal: Reward | TurnReward | RewardMinusKl | RewardMinusGreedy = field(default_factory=Reward)
     key: str = "group"
     transform: Callable[[Values], Values] | None = None
+    whiten: Whiten | None = None
     name: str = "advantage"
 
     @property
@@ -230,43 +164,38 @@ class Advantage:
     def __call__(self, table: Scored, state: Any) -> dict[str, Column]:
         """One column at the signal's unit."""
         x, unit = self.signal(table), self.signal.unit
-        ids, size = table.layout.ids(unit, self.key), table.layout.size(self.key)
         mask = np.isfinite(x)
-        x = np.where(mask, x, 0.0)
-        centred = x - self.baseline(x, ids, size, mask)
-        if not isinstance(self.baseline, NoBaseline | BatchMean):
-            flat = levels.reduce(x, ids, size, "max", mask=mask) == levels.reduce(x, ids, size, "min", mask=mask)
-            centred = np.where(flat[ids], 0.0, centred)
-        value = centred / self.scale(x, ids, size, mask)
-        value = self._singletons(value, x, ids, size, mask)
+        cells = Cells(np.where(mask, x, 0.0), table.layout.ids(unit, self.key), table.layout.size(self.key), mask, unit, table)
+        centred, scale = cells.x - self.baseline(cells), self.scale(cells)
+        if self.baseline.within_cells:
+            centred = np.where(cells.reduce("max") == cells.reduce("min"), 0.0, centred)
+            centred = self._singletons(centred, cells)
+        value = centred / scale
         if self.transform is not None:
             value = self.transform(value)
+        if self.whiten is not None:
+            value = self.whiten(np.where(mask, value, np.nan), unit, table)
         value = value * table.weight[table.layout.ids(unit, "episode")]
         return {self.name: Column(unit, np.where(mask, value, np.nan))}
 
-    def _singletons(self, value: Values, x: Values, ids: Ids, size: int, mask: Bool[np.ndarray, " n"]) -> Values:
-        alone = (levels.reduce(np.ones_like(x), ids, size, "sum", mask=mask) == 1)[ids]
-        rule = self.baseline.singleton
-        if not alone.any() or (rule == "raw" and isinstance(self.baseline, NoBaseline | BatchMean)):
-            return value
-        if rule == "refuse":
+    def _singletons(self, centred: Values, cells: Cells) -> Values:
+        rule, alone = self.baseline.singleton, cells.alone
+        if rule == "refuse" and alone.any():
             raise ObjectiveError(f"{int(alone.sum())} cell(s) of {self.key!r} hold one rollout, but {self.baseline} needs "
                                  "siblings: raise group_size, or choose the singleton rule 'zero', 'raw' or 'drop'")
-        return np.where(alone, x if rule == "raw" else 0.0 if rule == "zero" else np.nan, value)
-
-    def latex(self) -> str:
-        """Its equation."""
-        baseline, scale = equation(self.baseline, "(x)"), equation(self.scale, "(x)")
-        centred = "x_i" if baseline == "0" else f"x_i - {bracketed(baseline)}"
-        value = centred if scale == "1" else rf"\frac{{{centred}}}{{{scale}}}"
-        return value if self.transform is None else equation(self.transform, rf"\left( {value} \right)")
+        instead = cells.x if rule == "raw" else np.full_like(cells.x, np.nan if rule == "drop" else 0.0)
+        return np.where(alone, instead, centred)
 
 
 @dataclass(frozen=True)
 class Blend:
-    """A weighted sum of advantages at different units or keys, at the token (GiGPO: episode plus anchor state)."""
+    """A weighted sum of advantages: of several rewards (GDPO), or at different units or keys (GiGPO: episode and anchor state).
+
+    It is at the unit of the parts where they have one in common, else at the token.
+    """
 
     parts: tuple[tuple[float, Advantage], ...]
+    whiten: Whiten | None = None
     name: str = "advantage"
 
     @property
@@ -275,46 +204,20 @@ class Blend:
         return frozenset().union(*(part.needs for _, part in self.parts))
 
     def __call__(self, table: Scored, state: Any) -> dict[str, Column]:
-        """One column at the token."""
-        total = np.zeros(table.layout.size("token"))
-        for weight, part in self.parts:
-            for column in part(table, state).values():
-                total = total + weight * column.values[table.layout.ids("token", column.unit)]
-        return {self.name: Column("token", total)}
-
-    def latex(self) -> str:
-        """Its equation."""
-        return " + ".join(rf"{number(weight)} \cdot {bracketed(equation(part))}" for weight, part in self.parts)
+        """One column."""
+        columns = [(weight, column) for weight, part in self.parts for column in part(table, state).values()]
+        units = {column.unit for _, column in columns}
+        unit = units.pop() if len(units) == 1 else "token"
+        total = np.zeros(table.layout.size(unit))
+        for weight, column in columns:
+            total = total + weight * column.values[table.layout.ids(unit, column.unit)]
+        return {self.name: Column(unit, total if self.whiten is None else self.whiten(total, unit, table))}
 
 
-@dataclass(frozen=True)
-class Gae:
-    """Generalised advantage estimation with a critic (arXiv 1506.02438, Eq. 16): delta_t = r_t + gamma V_(t+1) - V_t,
-    A_t = delta_t + gamma lambda A_(t+1) over the trained tokens of an episode; the reward comes at its last trained token.
-
-    Columns `advantage` and `returns` (A + V), at the token.
-    """
-
-    gamma: float = 1.0
-    lam: float = 1.0
-    needs: frozenset[str] = frozenset({"values"})
-
-    def __call__(self, table: Scored, state: Any) -> dict[str, Column]:
-        """Both columns."""
-        ids, size = table.layout.ids("token", "episode"), table.layout.size("episode")
-        mask, ones = table.counted, np.ones(len(table.counted))
-        values = np.where(mask, table.needed["values"], 0.0)
-        left = levels.scan(ones * mask, ids, size, "suffix")
-        reward = np.where(mask & (left == 1), table.reward[ids], 0.0)
-        # V at the next trained token: what the suffix sum loses between this token and the one after it.
-        after = levels.scan(values, ids, size, "suffix", mask=mask, window=2) - values
-        delta = np.where(mask, reward + self.gamma * after - values, 0.0)
-        advantage = levels.scan(delta, ids, size, "suffix", mask=mask, gamma=self.gamma * self.lam)
-        return {"advantage": Column("token", advantage), "returns": Column("token", advantage + values)}
-
-    def latex(self) -> str:
-        """Its equation."""
-        decay = number(self.gamma * self.lam)
-        ahead = "" if self.gamma == 1 else number(self.gamma) + r"\, "
-        return (rf"\sum_{{s \ge t}} {decay}^{{s-t}} \delta_s,\quad \delta_t = r_t + {ahead}V_{{t+1}} - V_t" if decay != "1" else
-                rf"\sum_{{s \ge t}} \delta_s,\quad \delta_t = r_t + {ahead}V_{{t+1}} - V_t")
+def kl_in_reward(credit: Any) -> bool:
+    """Whether a credit, in any of its parts, takes a KL penalty off the reward: parts that do say `penalises`."""
+    if isinstance(credit, tuple | list):
+        return any(map(kl_in_reward, credit))
+    if not is_dataclass(credit):
+        return False
+    return bool(getattr(credit, "penalises", False)) or any(kl_in_reward(getattr(credit, f.name)) for f in fields(credit))

@@ -131,6 +131,16 @@ def rank(x: A, ids: A, size: int) -> A:
     return ranks
 
 
+def pairs(a: A, b: A) -> tuple[A, int]:
+    """The cells of equal pairs (a_i, b_i) of whole numbers from 0 on: the id of each entry, and how many cells there are.
+
+    >>> pairs(np.array([0, 0, 1]), np.array([2, 2, 2]))[0].tolist()
+    [0, 0, 1]
+    """
+    _, ids = _library(a).unique(a * (b.max() + 1) + b, return_inverse=True)
+    return ids, int(ids.max()) + 1
+
+
 def _library(x: np.ndarray | Tensor) -> Any:
     module: ModuleType = torch if isinstance(x, Tensor) else np
     return module

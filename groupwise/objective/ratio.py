@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from groupwise.errors import ObjectiveError
 from groupwise.objective import levels
 from groupwise.objective.batch import Batch
 
@@ -37,14 +38,6 @@ class TokenRatio:
         """Exp of the log-ratio."""
         return _exp(log_ratio)
 
-    def latex(self) -> str:
-        """Its equation."""
-        return r"\frac{\pi_\theta(o_{i,t})}{\mu(o_{i,t})}"
-
-    def slope_latex(self) -> str:
-        """Its dlog(rho)/dl."""
-        return "1"
-
 
 @dataclass(frozen=True)
 class SequenceRatio:
@@ -62,15 +55,6 @@ class SequenceRatio:
         total = levels.reduce(log_ratio, ids, batch.layout.size(self.unit), "mean" if self.mean else "sum", mask=mask)
         return levels.broadcast(_exp(total), ids)
 
-    def latex(self) -> str:
-        """Its equation."""
-        product = r"\prod_{s} \frac{\pi_\theta(o_{i,s})}{\mu(o_{i,s})}"
-        return rf"\left( {product} \right)^{{1/|o_i|}}" if self.mean else product
-
-    def slope_latex(self) -> str:
-        """Its dlog(rho)/dl, through every token of the unit."""
-        return r"\frac{1}{|o_i|}" if self.mean else "1"
-
 
 @dataclass(frozen=True)
 class SequenceTokenRatio:
@@ -83,14 +67,30 @@ class SequenceTokenRatio:
         whole = SequenceRatio(unit=self.unit)(log_ratio.detach(), mask, batch)
         return whole * (log_ratio - log_ratio.detach()).exp()
 
-    def latex(self) -> str:
-        """Its equation."""
-        own = r"\frac{\pi_\theta(o_{i,t})}{\mathrm{sg}[\pi_\theta(o_{i,t})]}"
-        return rf"\mathrm{{sg}}\left[{SequenceRatio(unit=self.unit).latex()}\right] \cdot {own}"
 
-    def slope_latex(self) -> str:
-        """Its dlog(rho)/dl: the token's own."""
-        return "1"
+@dataclass(frozen=True)
+class HeldSequenceRatio:
+    """(prod_t of token ratios, each held on the side where the advantage pushes)^(1/|y|) (GMPO, arXiv 2507.20673, Eq. 4).
+
+    Log-ratios are held below `log_high` where A > 0 and above -`log_low` where A < 0: a held token has no gradient.
+    """
+
+    log_low: float = 0.4
+    log_high: float = 0.4
+    credit: str = "advantage"
+    unit: str = "sequence"
+
+    def __post_init__(self) -> None:
+        if self.log_low <= 0 or self.log_high <= 0:
+            raise ObjectiveError("held_sequence_ratio: log_low and log_high are positive distances in log space; got "
+                                 f"{self.log_low} and {self.log_high}")
+
+    def __call__(self, log_ratio: Float[Tensor, " t"], mask: Bool[Tensor, " t"], batch: Batch) -> Float[Tensor, " t"]:
+        """The unit's ratio at each of its tokens."""
+        advantage = batch.column(self.credit)
+        held = log_ratio.where(advantage <= 0, log_ratio.clamp(max=self.log_high))
+        held = held.where(advantage >= 0, held.clamp(min=-self.log_low))
+        return SequenceRatio(unit=self.unit)(held, mask, batch)
 
 
 def _exp(log_ratio: Float[Tensor, " n"]) -> Float[Tensor, " n"]:

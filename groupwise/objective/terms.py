@@ -6,7 +6,6 @@ A new kind of loss is a subclass of `Term` with its own `losses`; everything els
 passes for a reach beyond the sequence) follows from what it declares.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -18,7 +17,7 @@ from groupwise.core.rollout import BEHAVIOURS
 from groupwise.errors import ObjectiveError
 from groupwise.objective.aggregate import Aggregate, TokenMean
 from groupwise.objective.batch import Batch
-from groupwise.objective.latex import equation, number
+from groupwise.objective.gates import Gate, Sight
 from groupwise.objective.ratio import Ratio, TokenRatio
 from groupwise.objective.trust import Clip, Trust
 
@@ -27,6 +26,8 @@ Reach = Literal["token", "sequence", "group", "step"]
 REACHES: tuple[Reach, ...] = ("token", "sequence", "group", "step")
 PerToken = Float[Tensor, " t"]
 
+LEAST = 1e-30
+"""What a correction of 0 counts for inside a ratio, so that its logarithm is finite."""
 SELF, OLD, RECORDED, UNKNOWN = (BEHAVIOURS.index(b) for b in ("self", "old", "recorded", "unknown"))
 
 
@@ -109,25 +110,29 @@ def base_logp(live: Live, batch: Batch) -> PerToken:
 class Policy(Term):
     """L_t = -c_t f(rho_t, A_t): the policy-gradient term, from a ratio and a trust rule.
 
-    `elsewhere` is the trust for tokens of unknown behaviour (teacher traces, whose ratio divides by 1); without it such
-    tokens are refused.
+    `gates` leave tokens out of the numerator. `elsewhere` is the trust for tokens of unknown behaviour (teacher traces, whose
+    ratio divides by 1); without it such tokens are refused. With `corrected` "inside" the correction is part of the ratio.
     """
 
     name: str = "policy"
     ratio: Ratio = field(default_factory=TokenRatio)
     trust: Trust = field(default_factory=Clip)
     credit: str = "advantage"
+    gates: tuple[Gate, ...] = ()
     elsewhere: Trust | None = None
     corrected: Literal["outside", "inside", "none"] = "outside"
     vanishes: bool = True
 
     def __post_init__(self) -> None:
-        if self.ratio.unit != "token" and REACHES.index(self.reach) < REACHES.index("sequence"):
-            object.__setattr__(self, "reach", "group" if self.ratio.unit in ("episode", "group") else "sequence")
+        of_ratio = "token" if self.ratio.unit == "token" else "group" if self.ratio.unit in ("episode", "group") else "sequence"
+        reaches = (self.reach, of_ratio, *(gate.reach for gate in self.gates))
+        object.__setattr__(self, "reach", max(reaches, key=REACHES.index))
+        object.__setattr__(self, "needs", self.needs.union(*(gate.needs for gate in self.gates)))
 
     def losses(self, live: Live, batch: Batch, mask: Mask, correction: PerToken) -> PerToken:
         """[t] -c f(rho, A)."""
-        ratio, advantage = self.ratios(live, batch, mask), batch.column(self.credit)
+        inside = correction if self.corrected == "inside" else None
+        ratio, advantage = self.ratios(live, batch, mask, inside), batch.column(self.credit)
         f = self.trust(ratio, advantage, live.logp)
         unknown = mask & (batch.behaviour == UNKNOWN)
         if bool(unknown.any()):
@@ -136,95 +141,27 @@ class Policy(Term):
                                      "policy term has no trust rule for them: give `elsewhere`")
             own = torch.where(unknown, live.logp, 0.0)  # before exp: what overflows elsewhere would leave nan gradients
             f = torch.where(unknown, self.elsewhere(own.exp(), advantage, own), f)
-        return -correction * f
+        if self.gates:
+            f = torch.where(self.open(live, batch, mask, ratio), f, 0.0)
+        return -f if inside is not None else -correction * f
 
-    def ratios(self, live: Live, batch: Batch, mask: Mask) -> PerToken:
-        """[t] the ratio at the method's unit."""
+    def ratios(self, live: Live, batch: Batch, mask: Mask, inside: PerToken | None = None) -> PerToken:
+        """[t] the ratio at the method's unit; `inside` is a correction that is part of it."""
         known = mask & (batch.behaviour != UNKNOWN)  # a ratio to 1 has no place in the ratio of a sequence
         log_ratio = torch.where(known, live.logp - base_logp(live, batch), 0.0)
+        if inside is not None:
+            log_ratio = log_ratio + torch.where(known, inside, 1.0).clamp(min=LEAST).log()
         return self.ratio(log_ratio, known, batch)
 
-    def latex(self) -> str:
-        """Its equation; c is the mismatch correction."""
-        return r"-c\, " + equation(self.trust, r"(\rho, A)")
-
-
-def k2(u: PerToken) -> PerToken:
-    """u^2/2: its gradient on on-policy samples is an unbiased estimate of grad KL(pi || ref)."""
-    return 0.5 * u * u
-
-
-def k3(u: PerToken) -> PerToken:
-    """e^u - u - 1: unbiased value; its gradient on on-policy samples is that of the forward KL(ref || pi)."""
-    return torch.expm1(u) - u
-
-
-ESTIMATORS: dict[str, Callable[[PerToken], PerToken]] = {"k2": k2, "k3": k3}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Kl(Term):
-    """L_t = k(u_t), u = log pi_ref - log pi: the KL penalty in the loss, with the policy term's weights.
-
-    `estimator` "k3" is the GRPO paper's (arXiv 2402.03300, Eq. 4); "k2" has the reverse-KL gradient; "k3_weighted"
-    multiplies k3 by the differentiable token ratio, the unbiased reverse-KL gradient off policy too (DeepSeek-V3.2).
-    k1 is refused: its expected gradient in the loss is zero. Tokens without a log-prob in `against` (nan) have no loss.
-    """
-
-    name: str = "kl"
-    estimator: str = "k3"
-    against: str = "ref_logp"
-    aggregate: WeightRule = field(default_factory=Shared)
-    needs: frozenset[str] = frozenset({"ref"})
-
-    def __post_init__(self) -> None:
-        if self.estimator == "k1":
-            raise ObjectiveError("KL estimator 'k1' in the loss has an expected gradient of zero: use 'k2' or 'k3', or put k1 "
-                                 "into the reward")
-        if self.estimator not in (*ESTIMATORS, "k3_weighted"):
-            raise ObjectiveError(f"unknown KL estimator {self.estimator!r}; valid: {', '.join(ESTIMATORS)}, k3_weighted")
-
-    def losses(self, live: Live, batch: Batch, mask: Mask, correction: PerToken) -> PerToken:
-        """[t] the estimator."""
-        other = batch.columns[self.against]
-        u = torch.where(mask & torch.isfinite(other), other - live.logp, 0.0)
-        if self.estimator != "k3_weighted":
-            return ESTIMATORS[self.estimator](u)
-        ratio = torch.where(mask, live.logp - base_logp(live, batch), 0.0).exp()
-        return ratio * k3(u)
-
-    def latex(self) -> str:
-        """Its equation."""
-        k3 = "e^{u} - u - 1"
-        return r"\frac{1}{2} u^2" if self.estimator == "k2" else k3 if self.estimator == "k3" else rf"\rho\, ({k3})"
-
-    def slope_latex(self) -> str:
-        """Its dL/dl."""
-        if self.estimator == "k3_weighted":
-            return r"-\rho\, u"
-        return "-u" if self.estimator == "k2" else "1 - e^{u}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entropy(Term):
-    """L_t = -H_t: a bonus for the entropy of the next-token distribution (coef > 0 raises it)."""
-
-    name: str = "entropy"
-    aggregate: WeightRule = field(default_factory=Shared)
-    needs: frozenset[str] = frozenset({"entropy"})
-
-    def losses(self, live: Live, batch: Batch, mask: Mask, correction: PerToken) -> PerToken:
-        """[t] minus the entropy."""
-        assert live.entropy is not None
-        return -live.entropy
-
-    def latex(self) -> str:
-        """Its equation."""
-        return "-H"
-
-    def slope_latex(self) -> str:
-        """Its dL/dl: through the whole distribution."""
-        return r"-\frac{\partial H}{\partial \ell}"
+    def open(self, live: Live, batch: Batch, mask: Mask, ratio: PerToken) -> Mask:
+        """[t] the tokens that all gates keep."""
+        advantage, logp, here = batch.column(self.credit), live.logp.detach(), ratio.detach()
+        sight = Sight(batch, mask, logp, base_logp(live, batch), advantage, self.trust.stopped(here, advantage, logp),
+                      None if live.entropy is None else live.entropy.detach())
+        kept = torch.ones_like(mask)
+        for gate in self.gates:
+            kept &= gate(sight)
+        return kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,18 +185,6 @@ class ValueLoss(Term):
         held = before + (live.values - before).clamp(-self.clip, self.clip)
         return 0.5 * torch.maximum(error, (held - returns) ** 2)
 
-    def latex(self) -> str:
-        """Its equation."""
-        if self.clip is None:
-            return r"\frac{1}{2} (V - R)^2"
-        near = number(self.clip)
-        held = rf"\mathrm{{clip}}(V, V_{{\mathrm{{old}}}} - {near}, V_{{\mathrm{{old}}}} + {near})"
-        return rf"\frac{{1}}{{2}} \max((V - R)^2,\ ({held} - R)^2)"
-
-    def slope_latex(self) -> str:
-        """Its dL/dl: the values alone have a gradient."""
-        return "0"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Supervised(Term):
@@ -271,13 +196,5 @@ class Supervised(Term):
     def losses(self, live: Live, batch: Batch, mask: Mask, correction: PerToken) -> PerToken:
         """[t] minus the log-prob."""
         return -live.logp
-
-    def latex(self) -> str:
-        """Its equation."""
-        return r"-\log \pi_\theta"
-
-    def slope_latex(self) -> str:
-        """Its dL/dl."""
-        return "-1"
 
 

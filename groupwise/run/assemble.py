@@ -23,6 +23,7 @@ from groupwise.kernels.library import Compiled, unsupported
 from groupwise.learner.compiled import KernelScorer
 from groupwise.learner.learner import Compile, Learner, Models, Settings
 from groupwise.methods.method import Method
+from groupwise.models.linear import Linear
 from groupwise.models.load import Policy, context_limit, load
 from groupwise.models.template import fill, template
 from groupwise.run.collect import Sampler
@@ -174,9 +175,10 @@ def engine_of(policy: Policy, compiled: Compiled | None = None, workers: Workers
 def settings_of(run: Run, method: Method) -> Settings:
     """The learner's settings; a schedule spans all optimiser steps of the run."""
     own = run.learner
-    return Settings(lr=own.lr, schedule=own.schedule, warmup_steps=own.warmup_steps, total_steps=run.steps * method.update.steps,
-                    weight_decay=own.weight_decay, betas=own.betas, grad_clip=own.grad_clip, micro_tokens=own.micro_tokens,
-                    temperature=run.sampling.temperature, precision=getattr(torch, own.dtype))
+    return Settings(lr=own.lr, value_lr=own.value_lr, schedule=own.schedule, warmup_steps=own.warmup_steps,
+                    total_steps=run.steps * method.update.steps, weight_decay=own.weight_decay, betas=own.betas,
+                    grad_clip=own.grad_clip, micro_tokens=own.micro_tokens, temperature=run.sampling.temperature,
+                    precision=getattr(torch, own.dtype))
 
 
 def _filled(run: Run, task: Task, policy: Policy, device: str, library: Library | str) -> Run:
@@ -200,4 +202,12 @@ def meta(job: Job) -> Mapping[str, Any]:
     return {"groupwise": groupwise.__version__, "torch": torch.__version__, "transformers": transformers.__version__,
             "objective": job.method.objective.hash, "device": str(job.learner.device), "threads": job.run.learner.threads,
             "workers": job.run.learner.workers,
-            "compute": job.learner.scorer.compiled.name if isinstance(job.learner.scorer, KernelScorer) else "modules"}
+            "compute": compute_of(job)}
+
+
+def compute_of(job: Job) -> str:
+    """Who computes: the kind of the kernels, or the model's modules and whose products they take."""
+    if isinstance(job.learner.scorer, KernelScorer):
+        return job.learner.scorer.compiled.name
+    quick = any(isinstance(module, Linear) for module in job.policy.model.modules())
+    return "modules, products by oneDNN" if quick else "modules"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from groupwise.core.keyed import folds, word
-from groupwise.core.rollout import Component, Context, Episode, Group, Prompt, Rollout, Turn
+from groupwise.core.rollout import Component, Context, Episode, Group, Prompt, Rollout, Span, Turn
 from groupwise.core.services import Budget, Engine, Environment, Plan, Request, Sampling
 from groupwise.errors import ConfigError, TrainingError
 from groupwise.learner.learner import Learner
@@ -88,7 +88,7 @@ class Sampler:
         admitted = []
         for group in groups:
             reasons = [reason for rule in self.method.admit for reason in [rule(group)] if reason is not None]
-            if not group.rollouts:
+            if not group.own:
                 reasons = ["all_abstained"]
             if reasons:
                 self.tally.refused[reasons[0]] += 1
@@ -102,10 +102,11 @@ class Sampler:
 
     def generate(self, plans: Sequence[Plan]) -> list[Group]:
         """Answer and grade plans; plans of one group key make one group. Abstentions are counted, not kept."""
-        other = [p.temperature for p in plans if p.temperature not in (None, self.sampling.temperature)]
+        other = [p.temperature for p in plans if p.trained and p.temperature not in (None, self.sampling.temperature)]
         if other:
             raise ConfigError(f"a plan asks for temperature {other[0]}, but the learner's log-probs are taken at "
-                              f"{self.sampling.temperature}: all rollouts of a run are sampled at the run's temperature")
+                              f"{self.sampling.temperature}: all rollouts that are trained on are sampled at the run's "
+                              "temperature; for a baseline, plan them with trained=False")
         began = time.perf_counter()
         made = self.episodes(plans)
         between = time.perf_counter()
@@ -180,8 +181,9 @@ class Sampler:
         for some, completions in zip(asked.values(), self.engine.generate(requests), strict=True):
             for (talk, _), completion in zip(some, completions, strict=True):
                 moved = talk.plan.train_context if not talk.turns else None
+                untrained = () if talk.plan.trained else (Span(0, len(completion.tokens), behaviour="none"),)
                 text = decode(self.policy.tokenizer, completion.tokens, self.policy.eos_ids)
-                talk.turns.append(Turn(talk.context, completion, train_context=moved, state=talk.state, text=text))
+                talk.turns.append(Turn(talk.context, completion, untrained, train_context=moved, state=talk.state, text=text))
                 self.tally.budget.charge(f"{talk.plan.role}/generate", len(completion.tokens))
 
     def _answer(self, talk: "_Talk") -> bool:
@@ -207,7 +209,8 @@ def _words(numbers: Iterable[int]) -> np.ndarray:
 def _judged(group: Group) -> Group:
     """The group without its abstentions, which are counted."""
     kept = tuple([r for r in group.rollouts if judged(r)])
-    return replace(group, rollouts=kept, abstained=group.abstained + len(group.rollouts) - len(kept))
+    lost = sum(not judged(r) for r in group.own)
+    return replace(group, rollouts=kept, abstained=group.abstained + lost)
 
 
 @dataclass

@@ -51,6 +51,8 @@ class LearnerSettings:
 
     lr: float = 6e-5
     """Learning rate at its highest. The default suits the embedded policy; for models of billions 1e-6 is usual."""
+    value_lr: float = 0.0
+    """Learning rate of a critic's value head, which starts from nothing; 0: as `lr`."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """How the learning rate falls to 0 over the run, after the warm-up."""
     warmup_steps: int = 0
@@ -181,6 +183,8 @@ def _check_learner(learner: LearnerSettings) -> None:
                           f"take workers=1 and threads={learner.workers}, or compute=modules")
     if not 0.0 < learner.lr < 1.0:
         raise ConfigError(f"lr must lie between 0 and 1, got {learner.lr}")
+    if not 0.0 <= learner.value_lr < 1.0:
+        raise ConfigError(f"value_lr must lie between 0 (as lr) and 1, got {learner.value_lr}")
     if not all(0.0 <= beta < 1.0 for beta in learner.betas):
         raise ConfigError(f"betas must lie in [0, 1), got {learner.betas}")
 
@@ -228,15 +232,17 @@ def arithmetic(run: Run, task_size: int, updates: int = 1) -> list[str]:
     return lines
 
 
-def to_toml(run: Run, meta: Mapping[str, Any] | None = None) -> str:
-    """The settings as a TOML file; `meta` (versions, the objective's hash) becomes a table that reading ignores."""
-    return toml.document({**toml.table_of(run), **({"meta": dict(meta)} if meta else {})})
+def to_toml(run: Run, meta: Mapping[str, Any] | None = None, equation: Mapping[str, str] | None = None) -> str:
+    """The settings as a TOML file; `meta` (versions, the objective's hash) and `equation` become tables that reading ignores."""
+    more = {name: dict(table) for name, table in (("meta", meta), ("equation", equation)) if table}
+    return toml.document({**toml.table_of(run), **more})
 
 
 def from_toml(text: str, where: str = "the settings", default: Run | None = None) -> Run:
     """Settings from TOML, over `default`; `where` names the file in errors. Raises ConfigError."""
     table = toml.read(text, where)
-    table.pop("meta", None)
+    for name in ("meta", "equation"):
+        table.pop(name, None)
     return toml.build(Run, table, default=default)
 
 

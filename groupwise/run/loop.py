@@ -14,9 +14,11 @@ from groupwise.errors import CheckpointError, TrainingError
 from groupwise.learner import checkpoint as learner_checkpoint
 from groupwise.models.load import save as save_policy
 from groupwise.objective.batch import pack
-from groupwise.run import metrics
+from groupwise.objective.objective import NO_FACTORS
+from groupwise.run import equation, metrics
 from groupwise.run.assemble import Job, assemble, meta
 from groupwise.run.checkpoint import Checkpoints
+from groupwise.run.compose import method_of
 from groupwise.run.config import Run, arithmetic, from_toml, resolved, to_toml
 from groupwise.run.disk import lock, publish, write
 from groupwise.run.finish import alarms, command, evaluate_now, finish, show
@@ -36,20 +38,22 @@ def loop(job: Job, start: int, record: Record, console: Console, checkpoints: Ch
         plans = sampler.draw(step)
         groups = sampler.collect(plans, step)  # generate, verify, observe, intervene, admit, shape
         job.empty_steps = _patience(job.empty_steps, groups, sampler.tally.refused)
-        stats, collected = [], time.perf_counter()
+        stats, factors, collected = [], NO_FACTORS, time.perf_counter()
         if groups:
             job.state.observe(groups)
-            batch = pack(groups, default="old" if method.update.steps > 1 else "self", device=str(learner.device))
+            factors = job.state.coefficients()
+            batch = pack(groups, default=method.divides_by, device=str(learner.device))
             needed = learner.logprobs(batch, groups, method.needs)  # nothing if nothing is needed
             sampler.tally.scored(needed, len(batch.tokens))
             credit = objective.credit(groups, batch, needed, job.state)  # the advantage
             batch = batch.with_columns(needed, credit).written_by(learner.policy_id)
             for minibatch in method.update.split(batch, fold(run.seed, "update", step)):  # cut by whole groups
-                weighed = objective.weigh(minibatch)  # the aggregation, of THIS optimiser step
+                planned = learner.planned(minibatch, objective)
+                weighed = objective.weigh(planned, factors=factors)  # the aggregation, of THIS optimiser step
                 stats.append(method.update.step(learner, weighed, objective))  # the gradient
         job.engine.load(learner.weights(), version=step + 1)
         job.state.after_update(sampler)
-        seen, timing = metrics.of_groups(sampler.tally) | metrics.of_updates(stats), _timing(job, began, collected)
+        seen, timing = metrics.of_step(sampler.tally, stats, objective, factors), _timing(job, began, collected)
         console.log(step + 1, seen, timing)
         alarms(job, seen, console)
         last = step + 1 == run.steps
@@ -99,7 +103,7 @@ def train(run: Run, root: Path = Path("runs")) -> Path:
         build = folder / ".building-base"
         save_policy(job.policy, build)
         publish(build, folder / "base")
-        write(folder / SETTINGS, to_toml(job.run, meta(job)).encode())
+        write(folder / SETTINGS, to_toml(job.run, meta(job), equation.equation(job.method)).encode())
         _go(job, 0, None)
     return folder
 
@@ -115,18 +119,25 @@ def _new(folder: Path) -> Iterator[None]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def resume(folder: Path) -> Path:
-    """Go on with a run from its newest whole checkpoint, or from its start if it has none; returns its folder."""
+def resume(folder: Path, *, accept_equation: bool = False) -> Path:
+    """Go on with a run from its newest whole checkpoint, or from its start if it has none; returns its folder.
+
+    CheckpointError: the method composes another equation than at the start, and that was not accepted.
+    """
     if not (folder / SETTINGS).is_file():
         raise CheckpointError(f"{folder} holds no run (no {SETTINGS}): it was cut off before it began; start it with "
                               f"`{command()} train`")
-    run = from_toml((folder / SETTINGS).read_text(), str(folder / SETTINGS))
+    run, written = from_toml((folder / SETTINGS).read_text(), str(folder / SETTINGS)), equation.read(folder / SETTINGS)
+    changed = written.check(run, command(), accept=accept_equation)
     with lock(folder):
         checkpoints = Checkpoints(folder, run.keep)
         checkpoints.clear_unfinished()
         found = checkpoints.latest()
+        if changed:
+            written.accept(method_of(run, run.sampling.max_tokens), changed, int(found[1]["step"]) if found else 0)
+        news = [f"the equation is another one than before, as accepted: {line}" for line in changed]
         if found is None:
-            _go(assemble(run, folder), 0, None)
+            _go(assemble(run, folder), 0, None, news)
             return folder
         where, state, problems = found
         checkpoints.prune(where.name)
@@ -137,7 +148,7 @@ def resume(folder: Path) -> Path:
         job.engine.version, job.empty_steps = state["version"], int(state["empty_steps"])
         problems += [f"{name} was {old} when the checkpoint was made and is {meta(job)[name]} now: the run goes on, but no "
                      "longer bit for bit" for name, old in state["meta"].items() if meta(job)[name] != old]
-        _go(job, int(state["step"]), state["record"], problems)
+        _go(job, int(state["step"]), state["record"], [*problems, *news])
     return folder
 
 

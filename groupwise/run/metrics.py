@@ -10,13 +10,22 @@ from jaxtyping import Bool
 
 from groupwise.core.rollout import Rollout
 from groupwise.objective import levels
+from groupwise.objective.objective import Objective
 from groupwise.run.collect import Tally
+
+
+def of_step(tally: Tally, stats: Sequence[Mapping[str, float]], objective: Objective,
+            factors: Mapping[str, float]) -> dict[str, float]:
+    """All metrics of a step; `factors` are what the method's state puts on coefficients of terms, shown as `coef/TERM`."""
+    coef = {f"coef/{term.name}": term.coef * factors[term.name] for term in objective.terms if term.name in factors}
+    return of_groups(tally) | of_updates(stats) | coef
 
 
 def of_groups(tally: Tally) -> dict[str, float]:
     """What was drawn, before any refusal: reward, strict accuracy, groups that can teach, lengths, truncation, abstentions."""
     groups = tally.drawn
-    rollouts = [r for g in groups for r in g.rollouts]
+    counted = [g.own for g in groups]
+    rollouts = [r for own in counted for r in own]
     abstained = sum(g.abstained for g in groups)
     out: dict[str, Any] = {"rounds": tally.rounds, "groups": len(groups), "rollouts": len(rollouts) + abstained,
            "abstained": abstained / max(1, len(rollouts) + abstained), "surplus": tally.surplus}
@@ -26,7 +35,7 @@ def of_groups(tally: Tally) -> dict[str, float]:
         return {name: float(x) for name, x in out.items()}
     rewards = np.array([r.reward for r in rollouts], dtype=np.float64)
     right = np.array([bool(r.verdict.correct) for r in rollouts])
-    sizes = [len(g.rollouts) for g in groups if g.rollouts]
+    sizes = [len(own) for own in counted if own]
     of, n = np.repeat(np.arange(len(sizes)), sizes), len(sizes)
     spread = levels.reduce(rewards, of, n, "max") > levels.reduce(rewards, of, n, "min")
     wins = levels.reduce(right.astype(np.float64), of, n, "mean")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from groupwise.core.rollout import Group
+from groupwise.sampling.intervention import GREEDY
 
 Admission = Callable[[Group], str | None]
 
@@ -14,10 +15,15 @@ def mixed(group: Group) -> str | None:
 
     It looks at strict correctness, before any shaping: shaped rewards have variance even where every answer is wrong.
     """
-    wins = int(group.correct.sum())
-    if wins == 0:
+    right = [bool(r.verdict.correct) for r in group.own]
+    if not any(right):
         return "all_wrong"
-    return "all_correct" if wins == len(group.rollouts) else None
+    return "all_correct" if all(right) else None
+
+
+def greedy_there(group: Group) -> str | None:
+    """A group whose greedy rollout could not be graded has no baseline (ReMax)."""
+    return None if any(r.episode.role == GREEDY for r in group.rollouts) else "no_greedy"
 
 
 @dataclass(frozen=True)
