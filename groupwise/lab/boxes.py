@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from unicodedata import combining
 
 from groupwise.lab.tex import Cases, Fence, Frac, Node, Root, Row, Script, Sign, parse, signs
 
@@ -20,13 +21,24 @@ class Box:
     @property
     def width(self) -> int:
         """Columns."""
-        return len(self.lines[0])
+        return columns(self.lines[0])
 
     def __add__(self, other: "Box") -> "Box":
         up, down = max(self.base, other.base), max(len(x.lines) - x.base for x in (self, other))
         sides = [[" " * x.width] * (up - x.base) + list(x.lines) + [" " * x.width] * (down - len(x.lines) + x.base)
                  for x in (self, other)]
         return Box(tuple(a + b for a, b in zip(*sides, strict=True)), up)
+
+
+def columns(line: str) -> int:
+    """How many columns a line takes: accents stand above the letter before them."""
+    return sum(not combining(letter) for letter in line)
+
+
+def _padded(line: str, width: int, share: float = 0.0) -> str:
+    """A line in so many columns, with this share of the space on its left."""
+    space = width - columns(line)
+    return " " * int(space * share) + line + " " * (space - int(space * share))
 
 
 def text(latex: str) -> str:
@@ -48,7 +60,7 @@ def draw(latex: str) -> Box:
 def column(boxes: Sequence[Box]) -> Box:
     """One under the other, with the left edge in common; the first one's base."""
     width = max(box.width for box in boxes)
-    return Box(tuple(line.ljust(width) for box in boxes for line in box.lines), boxes[0].base)
+    return Box(tuple(_padded(line, width) for box in boxes for line in box.lines), boxes[0].base)
 
 
 def _box(node: Node) -> Box:
@@ -98,7 +110,7 @@ def _stack(boxes: list[Box | None], base: int) -> Box:
     for i, box in enumerate(boxes):
         if i == base:
             at = len(lines) + (box.base if box else 0)
-        lines += [line.center(width) for line in box.lines] if box else ["─" * width]
+        lines += [_padded(line, width, 0.5) for line in box.lines] if box else ["─" * width]
     return Box(tuple(lines), at)
 
 
@@ -143,8 +155,8 @@ def _small(node: Node | None, letters: dict[str, str]) -> str:
 
 def _cases(rows: tuple[tuple[Node, ...], ...]) -> Box:
     cells = [[_box(cell) for cell in row] for row in rows]
-    columns = max(len(row) for row in cells)
-    widths = [max((row[i].width for row in cells if i < len(row)), default=0) for i in range(columns)]
+    many = max(len(row) for row in cells)
+    widths = [max((row[i].width for row in cells if i < len(row)), default=0) for i in range(many)]
     lines: list[str] = []
     for row in cells:
         line = Box(("",))
@@ -152,8 +164,8 @@ def _cases(rows: tuple[tuple[Node, ...], ...]) -> Box:
             pad = Box((" " * (widths[i] - box.width + 2),))
             line = line + (Box(("if ",)) if i and not _is_word(box) else Box(("",))) + box + pad
         lines += line.lines
-    width = max(map(len, lines))
-    inside = Box(tuple(line.ljust(width) for line in lines), (len(lines) - 1) // 2)
+    width = max(map(columns, lines))
+    inside = Box(tuple(_padded(line, width) for line in lines), (len(lines) - 1) // 2)
     n = len(lines)
     brace = "{" if n == 1 else "⎰⎱" if n == 2 else "⎧" + "⎪" * ((n - 1) // 2 - 1) + "⎨" + "⎪" * (n - (n - 1) // 2 - 2) + "⎩"
     return Box(tuple(brace), inside.base) + Box((" ",)) + inside

@@ -1,27 +1,40 @@
 """The equations of an objective, put together from what its parts say of themselves."""
 
+import re
 from dataclasses import dataclass
 
 from groupwise.lab.tex import parse, signs
 from groupwise.lab.toy import is_local, through_ratio
 from groupwise.objective.aggregate import Aggregate
+from groupwise.objective.correction import Correction
 from groupwise.objective.credit import Advantage
 from groupwise.objective.latex import bracketed, equation, number, says
 from groupwise.objective.objective import Objective
-from groupwise.objective.terms import Joint, Kl, Policy, Shared, Term
+from groupwise.objective.penalties import Kl
+from groupwise.objective.terms import Joint, Policy, Shared, Term
 
+OUTSIDE = r"-C\, "
+"""How a term begins that the correction multiplies."""
 INDEX = {"token": "i,t", "segment": "k", "sequence": "i", "episode": "i", "group": "g"}
 MEANINGS = {
     r"\pi_\theta": "the policy that is trained", r"\mu": "what the ratio divides by: the behaviour of the token",
     r"\ell": "log π_θ of a token", r"\rho": "the ratio", r"\mathrm{sg}": "no gradient goes through this",
-    "N": "episodes of the optimiser step", "M": "trained tokens of the optimiser step", "M_g": "trained tokens of the group",
+    "N": "episodes of the optimiser step", "N_{+}": "episodes of the optimiser step that no mask emptied",
+    "M": "trained tokens of the optimiser step", "M_{+}": "tokens of the optimiser step after masks",
+    "M^{(g)}": "trained tokens of the group", "M_{+}^{(g)}": "tokens of the group after masks",
     "P": "groups of the optimiser step", "|o_i|": "trained tokens of episode i", "n_i": "trained units of episode i",
     "n": "units of the optimiser step with a trained token", "G": "rollouts of the group", "A": "the advantage, constant",
-    "r_i": "the reward of episode i, after shaping", "x": "the signal that the advantage is made of", "u": "log π_ref − log π_θ",
-    "c": "the correction of engine against learner, constant", "H": "the entropy of the next-token distribution",
-    "V": "the critic's value", "R": "the return", r"\mathrm{mean}_g": "over the rollouts of a group",
+    "r": "the signal behind the advantage: the reward after shaping", "R": "the reward; for a critic the return",
+    "u": "log π_ref − log π_θ",
+    "C": "the correction of engine against learner, constant", "c": "learner over engine, constant",
+    "k": "the product of the gates", r"\sigma": "the logistic function", "K": "micro-batches of the optimiser step",
+    "M_k": "trained tokens of the micro-batch", "H": "the entropy of the next-token distribution",
+    "V": "the critic's value", r"\bar{r}_g": "the mean over the rollouts of a group",
     r"\mathrm{std}_g": "over the rollouts of a group", r"\mu_{\mathrm{eng}}": "the engine that sampled",
 }
+
+
+MISMATCH = r"\frac{\pi_{\mathrm{old}}(o_{i,t})}{\mu_{\mathrm{eng}}(o_{i,t})}"
 
 
 @dataclass(frozen=True)
@@ -48,14 +61,22 @@ def equations(objective: Objective) -> tuple[Equation, ...]:
         if _uses(equation(one.trust), r"\rho") or through_ratio(one.trust):
             of = "" if len(policies) == 1 else rf"^{{\mathrm{{{one.name}}}}}"
             at = "i,t" if is_local(one.ratio) else INDEX.get(one.ratio.unit, "u")
-            found.append(Equation("ratio", rf"\rho{of}_{{{at}}}", (equation(one.ratio),), f"per {one.ratio.unit}"))
+            inside = ", with the correction C as a factor" if objective.correction.active and one.corrected == "inside" else ""
+            found.append(Equation("ratio", rf"\rho{of}_{{{at}}}", (equation(one.ratio),), f"per {one.ratio.unit}{inside}"))
+        found += [Equation("gate", "k", (equation(gate),), "a token's factor, constant") for gate in one.gates]
     credit = objective.credit_by
-    found.append(Equation("credit", "A_i" if isinstance(credit, Advantage) else "A", (equation(credit),)))
+    said = equation(credit)
+    left, whole = ("A_i" if isinstance(credit, Advantage) else "A"), re.match(r"(\\hat A_t) = (.*)", said)
+    found.append(Equation("credit", whole[1], (whole[2],)) if whole else Equation("credit", left, (said,)))
     if isinstance(credit, Advantage):
-        cells = "" if credit.key == "group" else f"statistics over the cells of {credit.key}"
-        found.append(Equation("signal", "x_i", (equation(credit.signal),), cells))
+        cells, signal = "" if credit.key == "group" else f"statistics over the cells of {credit.key}", equation(credit.signal)
+        if signal != "r_i" or cells:
+            found.append(Equation("signal", "r_i", (signal,), cells))
     if objective.correction.active:
-        found.append(Equation("correction", "c", (equation(objective.correction),), "detached"))
+        found += [Equation("correction", "C", (equation(objective.correction),), "constant: no gradient goes through it"),
+                  Equation("mismatch", "c", (MISMATCH,), _unit_of(objective.correction))]
+    found += [Equation("screen", r"\mathrm{kept}", (equation(part),), "tokens outside leave numerator and denominator")
+              for part in objective.screen]
     for term in objective.terms:
         if isinstance(term, Kl):
             other = r"\pi_{\mathrm{ref}}" if term.against == "ref_logp" else rf"\pi_{{\mathrm{{{term.against}}}}}"
@@ -95,8 +116,14 @@ def _rule(objective: Objective, term: Term) -> Aggregate:
 def _body(objective: Objective, term: Term) -> str:
     """What the term says its loss is; without the correction where there is none."""
     body = equation(term, rf"_{{{INDEX.get(term.unit, 'u')}}}")
-    bare = not objective.correction.active or term.corrected == "none"
-    return "-" + body.removeprefix(r"-c\,").strip() if bare and body.startswith(r"-c\,") else body
+    return body if objective.correction.active else body.replace(OUTSIDE, "-", 1) if body.startswith(OUTSIDE) else body
+
+
+def _unit_of(correction: Correction) -> str:
+    """At which unit c is taken."""
+    unit = getattr(correction, "unit", "token")
+    how = "mean of the logs" if getattr(correction, "mean", False) else "product"
+    return "per token" if unit == "token" else f"the {how} over a {unit}"
 
 
 def _gradient(objective: Objective) -> list[Equation]:
@@ -105,11 +132,11 @@ def _gradient(objective: Objective) -> list[Equation]:
     for term in objective.terms:
         if isinstance(term, Policy) and says(term, "latex") and type(term).losses is Policy.losses:
             mark = "f'" if sum(isinstance(other, Policy) for other in objective.terms) == 1 else rf"f'_{{\mathrm{{{term.name}}}}}"
-            known = says(term.trust, "slope_latex")
+            known, through = says(term.trust, "slope_latex"), through_ratio(term.trust) and not is_local(term.ratio)
             slope = term.trust.slope_latex() if known else r"\frac{\partial f}{\partial \ell}"  # type: ignore[attr-defined]
-            named = equation(term.trust, r"(\rho, A)")
-            note = "" if known else f"{type(term.trust).__name__} does not say its slope: the table below has its numbers"
-            slopes.append(Equation("slope", mark, (slope,), note or "df/dℓ of a token" if named else note))
+            note = "∂f/∂log ρ" if through else "∂f/∂ℓ"
+            unsaid = f"{type(term.trust).__name__} does not say its slope: the table below has its numbers"
+            slopes.append(Equation("slope", mark, (slope,), note if known else unsaid))
             summands.append(_policy_summand(objective, term, mark))
         elif says(term, "slope_latex"):
             slope = term.slope_latex()  # type: ignore[attr-defined]
@@ -122,7 +149,8 @@ def _gradient(objective: Objective) -> list[Equation]:
 
 
 def _policy_summand(objective: Objective, term: Policy, mark: str) -> str:
-    factor = r"c\, " if objective.correction.active and term.corrected != "none" else ""
+    factor = r"C\, " if objective.correction.active and term.corrected == "outside" else ""
+    factor += r"k\, " if term.gates else ""
     if through_ratio(term.trust) and not is_local(term.ratio):
         slope = term.ratio.slope_latex() if says(term.ratio, "slope_latex") else ""  # type: ignore[attr-defined]
         inside = rf"\sum_{{s \in {INDEX.get(term.ratio.unit, 'u')}}} {weight(objective, term)}\, {factor}{mark}_s"

@@ -82,9 +82,9 @@ def explained(name: str, factory: Callable[..., Any], method: Method, given: dic
     return Explanation(
         name=name, title=title.partition(" (")[0].rstrip("."), paper=paper(title), published=indented(said),
         departs=paragraph(said, "Departs from the paper") or UNSAID, source=(paragraph(said, "Source") or UNSAID).rstrip("."),
-        file=_file(factory), arguments=arguments(factory, given, composed), equations=found, letters=glossary(found), parts=composed,
-        around=surroundings(method), facts=_facts(method), composition=describe(objective), hash=objective.hash, worked=worked,
-        trouble=trouble)
+        file=_file(factory), arguments=arguments(factory, given, composed), equations=found, letters=glossary(found),
+        parts=composed, around=surroundings(method), facts=_facts(method), composition=describe(objective), hash=objective.hash,
+        worked=worked, trouble=trouble)
 
 
 def latex(one: Explanation) -> str:
@@ -107,13 +107,14 @@ def paper(title: str) -> Paper:
     >>> paper('GRPO (Shao et al. 2024, arXiv 2402.03300, Eq. 3 and 4).').where
     'Eq. 3 and 4'
     """
-    found = re.search(r" \((.*)\)", title)
+    found = re.search(r" \(((?:[^()]|\([^()]*\))*)\)(.*)", title)
     if not found:
         return Paper("", "", "")
     pieces = found[1].split(", ")
     number = re.search(r"arXiv (\d{4}\.\d{4,5})", found[1])
     first = next((i for i, piece in enumerate(pieces) if PLACE.match(piece)), len(pieces))
-    return Paper(found[1], number[1] if number else "", ", ".join(pieces[first:]))
+    besides = found[2].strip(" .,")
+    return Paper(found[1] + (f"; {besides}" if besides else ""), number[1] if number else "", ", ".join(pieces[first:]))
 
 
 def _facts(method: Method) -> dict[str, str]:

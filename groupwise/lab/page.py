@@ -179,7 +179,7 @@ def _rows(worked: Worked) -> str:
     terms = list(worked.rows[0].by_term) if len(worked.rows[0].by_term) > 1 else []
     corrected = any(row.correction != 1 for row in worked.rows)
     names = ["group", "answer", "token", "reward", mathml("A", False), mathml(r"\rho", False), "",
-             *([mathml("c", False)] if corrected else []), mathml("w", False),
+             *([mathml("C", False)] if corrected else []), mathml("w", False),
              mathml(r"\partial \mathcal{L} / \partial \ell", False), "less likely | more",
              *(f"of {escape(name)}" for name in terms)]
     top = max(abs(row.gradient) for row in worked.rows) or 1.0
@@ -187,7 +187,7 @@ def _rows(worked: Worked) -> str:
     for row in worked.rows:
         first = row.token == 1
         cells = [row.group if first else "", row.completion if first else "", row.token, f"{row.reward:g}" if first else "",
-                 _number(row.advantage), _number(row.ratio), "<span class=tag>stopped</span>" if row.stopped else "",
+                 _number(row.advantage), _number(row.ratio), f"<span class=tag>{row.fate}</span>",
                  *([_number(row.correction)] if corrected else []), f"{row.weight:.5f}", _signed(row.gradient),
                  _bar(row.gradient / top), *(_signed(row.by_term[name]) for name in terms)]
         kind = " ".join(["first"] * first + ["stopped"] * row.stopped)

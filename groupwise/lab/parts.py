@@ -13,7 +13,8 @@ from groupwise.objective.objective import describe
 
 SILENT = {"active", "needs"}
 """Fields that only tell the objective how to use a part."""
-COMMON = {"name", "unit", "reach", "corrected", "vanishes", "of_behaviour", "credit", "elsewhere", "singleton"}
+COMMON = {"within_cells", "depends_on_microbatches", "name", "unit", "reach",
+          "corrected", "vanishes", "of_behaviour", "credit", "elsewhere", "singleton"}
 """Fields that are shown only where they are not the default."""
 
 
@@ -44,7 +45,8 @@ def parts(method: Method) -> tuple[Part, ...]:
     found = list(_walk("credit", objective.credit_by))
     for term in objective.terms:
         found += _walk(f"term {term.name}", term)
-    return (*found, *_walk("correction", objective.correction))
+    found += _walk("correction", objective.correction)
+    return (*found, *(part for one in objective.screen for part in _walk("screen", one)))
 
 
 def surroundings(method: Method) -> tuple[tuple[str, str, str], ...]:
@@ -61,7 +63,9 @@ def surroundings(method: Method) -> tuple[tuple[str, str, str], ...]:
 def arguments(factory: Callable[..., Any], given: dict[str, Any], composed: tuple[Part, ...]) -> tuple[Field, ...]:
     """What the method's function may be given. What its docstrings do not explain is what a part's field of that name means."""
     known = {f.name: f.meaning for part in composed for f in part.fields if f.meaning}
-    said = f"{inspect.getdoc(factory) or ''}\n\n{inspect.getdoc(sys.modules[factory.__module__]) or ''}"
+    of_file = inspect.getdoc(sys.modules[factory.__module__]) or ""
+    words = "\n".join(line for line in of_file.splitlines() if not line.startswith("    "))  # indented lines are equations
+    said = f"{inspect.getdoc(factory) or ''}\n\n{words}"
     out = []
     for name, one in inspect.signature(factory).parameters.items():
         default = "required" if one.default is inspect.Parameter.empty else repr(one.default)

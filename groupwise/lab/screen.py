@@ -48,8 +48,9 @@ def show(one: Explanation, to: Console) -> None:
     _head(to, "Parts")
     to.print(_parts(one))
     _head(to, "Around the objective")
-    facts = [*one.facts.items(), *((name, f"{how}\n[dim]{escape(said)}[/dim]") for name, how, said in one.around)]
-    to.print(_grid([(name, said if "[dim]" in said else escape(said)) for name, said in facts]))
+    facts = [(name, escape(said)) for name, said in one.facts.items()]
+    facts += [(name, escape(how) + (f"\n[dim]{escape(said)}[/dim]" if said else "")) for name, how, said in one.around]
+    to.print(_grid(facts))
     _head(to, "A worked example", "a toy batch through the objective's own credit, weigh and loss; ratios as at a later step")
     _worked(to, one)
 
@@ -164,7 +165,7 @@ def table_of(worked: Worked) -> Table:
     terms = list(worked.rows[0].by_term) if len(worked.rows[0].by_term) > 1 else []
     corrected = any(row.correction != 1 for row in worked.rows)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 1))
-    for name in ("group", "answer", "token", "r", "A", "ρ", "stopped", *(["c"] if corrected else []), "w", "∂L/∂ℓ"):
+    for name in ("group", "answer", "token", "r", "A", "ρ", "stopped", *(["C"] if corrected else []), "w", "∂L/∂ℓ"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("   less | more", justify="left", no_wrap=True)
     for name in terms:
@@ -174,7 +175,7 @@ def table_of(worked: Worked) -> Table:
         last = follows is None or follows.token == 1
         cells = [str(row.group) if row.token == 1 else "", str(row.completion) if row.token == 1 else "", str(row.token),
                  f"{row.reward:g}" if row.token == 1 else "", _number(row.advantage), _number(row.ratio),
-                 "stopped" if row.stopped else "", *([_number(row.correction)] if corrected else []), f"{row.weight:.4f}",
+                 row.fate, *([_number(row.correction)] if corrected else []), f"{row.weight:.4f}",
                  _signed(row.gradient)]
         table.add_row(*cells, bar(row.gradient / top), *[_signed(row.by_term[name]) for name in terms],
                       style="dim" if row.stopped else "", end_section=last)

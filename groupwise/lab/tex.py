@@ -24,7 +24,7 @@ SYMBOLS: dict[str, tuple[str, Kind]] = {
     **{name: (sign, "big") for name, sign in {"sum": "Σ", "prod": "Π", "int": "∫"}.items()},
     **{name: (space, "space") for name, space in {
         ",": " ", ";": " ", " ": " ", ":": " ", "!": "", "quad": "   ", "qquad": "      "}.items()},
-    "{": ("{", "open"), "}": ("}", "close"), "|": ("‖", "operator"), "_": ("_", "word"), "%": ("%", "word"),
+    "{": ("{", "open"), "}": ("}", "close"), "|": ("‖", "operator"), "_": ("_", "word"), "%": ("%", "word"), "#": ("#", "word"),
     "lfloor": ("⌊", "open"), "rfloor": ("⌋", "close"),
     "ldots": ("…", "operator"), "cdots": ("⋯", "operator"), "dots": ("…", "operator"),
 }
@@ -135,12 +135,14 @@ class _Reader:
             return self._until("}")
         if token in "([":
             return self._bracket(token)
-        if name == "frac":
+        if name in ("frac", "tfrac", "dfrac"):
             return Frac(self._argument(), self._argument())
         if name == "sqrt":
             return Root(self._argument())
         if name in WORDS:
             return Sign(self._text(), "letter" if name in ("mathcal", "mathbb", "mathit") else "word")
+        if name in ("overline", "underline"):
+            return Row((Sign("mean", "word"), Fence("(", self._argument(), ")")))
         if name in ACCENTS:
             inside = self._argument()
             return Sign("".join(s.text for s in signs(inside)) + ACCENTS[name], "letter")
@@ -182,6 +184,9 @@ class _Reader:
     def _argument(self) -> Node:
         while self.at < len(self.tokens) and self.tokens[self.at].isspace():
             self.at += 1
+        if self.at < len(self.tokens) and self.tokens[self.at].isdigit() and len(self.tokens[self.at]) > 1:
+            first, self.tokens[self.at] = self.tokens[self.at][0], self.tokens[self.at][1:]  # as in \frac12: one digit
+            return Sign(first, "number")
         return self._one() if self.at < len(self.tokens) else Row(())
 
     def _until(self, end: str) -> Row:

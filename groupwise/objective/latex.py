@@ -1,9 +1,10 @@
 """How parts write their own equations in LaTeX.
 
-A part may have a method `latex()`: the right-hand side of its equation with its own numbers filled in. The letters are x
-(signal), A (advantage), rho (ratio), c (correction), w (weight), u = log pi_ref - log pi, l = log pi, o_(i,t) for tokens. A
-trust rule, a ratio and a term may have `slope_latex()` too: df/dl of a trust rule under the token ratio, dlog(rho_s)/dl_t of a
-ratio, dL/dl of a term. Both are optional: a part of your own without them is shown by its name, its fields and its docstring.
+A part may have a method `latex()`: the right-hand side of its equation with its own numbers filled in. The letters are r
+(signal), A (advantage), rho (ratio), C (correction) of c (learner over engine), w (weight), u = log pi_ref - log pi, l = log pi,
+o_(i,t) for tokens. A trust rule, a ratio and a term may have `slope_latex()` too: df/dl of a trust rule under the token ratio,
+dlog(rho_s)/dl_t of a ratio, dL/dl of a term. Both are optional: a part of your own without them is shown by its name, its fields
+and its docstring.
 """
 
 import inspect
