@@ -4,6 +4,7 @@ from html import escape
 
 from groupwise.lab.tex import Cases, Fence, Frac, Node, Root, Row, Script, Sign, parse
 
+PRIME = Sign("′", "letter")
 BIG = {"Σ": "∑", "Π": "∏"}
 
 
@@ -57,7 +58,7 @@ def _sign(sign: Sign) -> str:
         case "number":
             return f"<mn>{text}</mn>"
         case "letter":
-            return f"<mi>{text}</mi>"
+            return f"<mi>{text}</mi>" if len(text) == 1 else f'<mi style="font-style:italic">{text}</mi>'
         case "word":
             return f'<mi mathvariant="normal">{text}</mi>'
         case "space":
@@ -75,6 +76,10 @@ def _bracket(text: str, tall: bool = True) -> str:
 
 
 def _script(base: Node, sub: Node | None, sup: Node | None) -> str:
+    if sup == PRIME and isinstance(base, Sign):  # the sign stands high by itself
+        base, sup = Sign(base.text + PRIME.text, base.kind), None
+        if sub is None:
+            return _sign(base)
     under = isinstance(base, Sign) and base.kind == "big"
     inside = _element(base) + "".join(_element(one) for one in (sub, sup) if one is not None)
     if sub is not None and sup is not None:
