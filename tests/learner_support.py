@@ -1,12 +1,13 @@
 """What the tests of the learner share: hand-made groups, a policy in double precision, a forward of one sequence at a time."""
 
+from dataclasses import replace
 from types import MethodType
 
 import numpy as np
 import torch
 from run_support import tiny_policy
 
-from groupwise.core.rollout import Completion, Component, Context, Episode, Group, Prompt, Rollout, Turn, Verdict
+from groupwise.core.rollout import Completion, Component, Context, Episode, Group, Prompt, Rollout, Span, Turn, Verdict
 from groupwise.learner.learner import Learner, Settings
 from groupwise.objective.batch import pack
 
@@ -31,6 +32,14 @@ def groups_of(seed=0, groups=3, size=4, longest=9, policy=lambda group, i: "poli
             rollouts.append(Rollout(episode, Verdict(reward > 0.5), (Component("r", reward),)))
         out.append(Group(f"g{g}", prompt, tuple(rollouts)))
     return out
+
+
+def with_greedy(groups):
+    """The groups with their last rollout as the greedy one, which is not trained on."""
+    def aside(rollout):
+        turns = tuple(replace(t, spans=(Span(0, len(t.completion.tokens), behaviour="none"),)) for t in rollout.episode.turns)
+        return replace(rollout, episode=replace(rollout.episode, role="greedy", turns=turns))
+    return [replace(g, rollouts=(*g.rollouts[:-1], aside(g.rollouts[-1]))) for g in groups]
 
 
 def _exact_norm(self, x):

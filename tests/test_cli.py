@@ -20,7 +20,7 @@ def loop(monkeypatch):
     calls = []
     module = types.ModuleType("groupwise.run.loop")
     module.train = lambda run: calls.append(run) or Path("runs") / run.name
-    module.resume = lambda folder: calls.append(folder) or folder
+    module.resume = lambda folder, **more: calls.append((folder, more)) or folder
     monkeypatch.setitem(sys.modules, "groupwise.run.loop", module)
     return types.SimpleNamespace(module=module, calls=calls)
 
@@ -35,7 +35,10 @@ def test_resume_takes_a_folder_or_a_name(loop, tmp_path, monkeypatch, capsys):
     (tmp_path / "runs" / "first").mkdir(parents=True)
     assert cli.main(["resume", "first"]) == 0
     assert cli.main(["resume", str(tmp_path / "runs" / "first")]) == 0
-    assert loop.calls == [Path("runs/first"), tmp_path / "runs" / "first"]
+    assert cli.main(["resume", "first", "--accept-equation"]) == 0
+    folders, accepted = zip(*[(folder, more["accept_equation"]) for folder, more in loop.calls], strict=True)
+    assert folders == (Path("runs/first"), tmp_path / "runs" / "first", Path("runs/first"))
+    assert accepted == (False, False, True)
     (tmp_path / "runs" / "first" / "run.toml").touch()
     assert cli.main(["resume", "frist"]) == 2
     assert "did you mean 'first'" in capsys.readouterr().err
@@ -56,7 +59,7 @@ def test_the_summary_is_also_written_where_json_says(words, loop, tmp_path, monk
     monkeypatch.chdir(tmp_path)
     summary = {"accuracy": {"after": {"value": 0.5}}, "seed": 0}
     write_json(Path("runs/x/summary.json"), summary)
-    loop.module.train = loop.module.resume = lambda _: Path("runs/x")
+    loop.module.train = loop.module.resume = lambda _, **more: Path("runs/x")
     assert cli.main(words) == 0
     assert read_json(Path("out/s.json")) == summary
 

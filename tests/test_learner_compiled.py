@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from kernels_support import library, model_of
-from learner_support import gradient, groups_of, packed, relative
+from learner_support import gradient, groups_of, packed, relative, with_greedy
 from test_learner_gradients import CASES, LONGEST
 
 from groupwise.errors import ObjectiveError
@@ -29,12 +29,12 @@ def learner_of(kernels, seed=0, needs=frozenset(), **settings):
     return Learner(policy, Settings(lr=1e-3, **settings), needs=needs, models=Models({"ref": ref}), compile=compile)
 
 
-def both(objective, default="old", needs=frozenset(), **settings):
+def both(objective, default="old", needs=frozenset(), groups=None, **settings):
     """Gradients and statistics of one batch by kernels and by modules, the policy moved a little since it was scored."""
     out = []
     for kernels in (True, False):
         learner = learner_of(kernels, needs=needs, **settings)
-        batch = packed(learner, groups_of(), objective, default=default, shake=0.0)
+        batch = packed(learner, groups or groups_of(), objective, default=default, shake=0.0)
         with torch.no_grad():
             draw = torch.Generator().manual_seed(1)
             for parameter in learner.policy.model.parameters():
@@ -52,7 +52,8 @@ def assert_same(found, expected):
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_every_method_has_the_gradient_of_the_modules(name):
     method = METHODS[name](**CASES.get(name, {"max_tokens": LONGEST} if name == "dapo" else {}))
-    assert_same(*both(method.objective, micro_tokens=60, temperature=0.8))
+    groups = with_greedy(groups_of()) if method.intervene else groups_of()
+    assert_same(*both(method.objective, needs=method.needs, groups=groups, micro_tokens=60, temperature=0.8))
 
 
 def test_losses_that_reach_across_micro_batches():

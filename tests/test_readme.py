@@ -98,7 +98,7 @@ def test_files_and_the_commands_that_use_them_run(file, words, here, capsys):
 def test_all_other_commands_can_be_read(words, here, monkeypatch, capsys):
     done = []
     loop = types.ModuleType("groupwise.run.loop")
-    loop.train = loop.resume = lambda what: done.append(what) or here
+    loop.train = loop.resume = lambda what, **_: done.append(what) or here
     monkeypatch.setitem(sys.modules, "groupwise.run.loop", loop)
     monkeypatch.setattr("groupwise.run.warmup.warmup", done.append)
     for i, word in enumerate(words):  # what an earlier command of the page would have left behind

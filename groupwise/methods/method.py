@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 from groupwise.core.rollout import Behaviour, Group
 from groupwise.core.services import ContextBuilder, MethodState
 from groupwise.errors import ConfigError
 from groupwise.methods.update import Once, Update
 from groupwise.objective.objective import Objective, describe
+from groupwise.objective.penalties import LogRatio
 from groupwise.objective.terms import Policy
 from groupwise.objective.trust import LogProb
 from groupwise.sampling.admission import Admission, Refill
@@ -41,12 +41,13 @@ class Method:
     admit: tuple[Admission, ...] = ()
     shape: tuple[Shaping, ...] = ()
     update: Update = field(default_factory=Once)
-    behaviour: Literal["old", "recorded"] = "old"
+    behaviour: Behaviour = "old"
     state: Callable[[], MethodState] = MethodState
     contexts: Mapping[str, ContextBuilder] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        plain = [t.name for t in self.objective.terms if isinstance(t, Policy) and isinstance(t.trust, LogProb)]
+        held = any(isinstance(t, LogRatio) for t in self.objective.terms)  # pulled back to where the ratio would divide
+        plain = [t.name for t in self.objective.terms if isinstance(t, Policy) and isinstance(t.trust, LogProb) and not held]
         if plain and self.update.steps > 1:
             raise ConfigError(f"{self.update.steps} optimiser steps per batch, but the term {plain[0]!r} has no ratio: from the "
                               "second step on its gradient would be off-policy and uncorrected; take one step, or a trust rule "
