@@ -108,5 +108,5 @@ def test_the_command(tmp_path, capsys):
     assert capsys.readouterr().out == ""
     assert "1.28" in html.read_text()
     assert json.loads(data.read_text())["stopped_only_by"] == {"a": [[1, 1, 2], [1, 3, 2]], "b": []}
-    assert cli.main(["diff", "grpo", "dappo"]) == 2
-    assert "did you mean 'dapo'" in capsys.readouterr().err
+    assert cli.main(["diff", "grpo", "dr_gppo"]) == 2
+    assert "did you mean 'dr_grpo'" in capsys.readouterr().err

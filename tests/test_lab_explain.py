@@ -139,7 +139,11 @@ def test_every_method_explains_itself(name):
     assert max(map(boxes.columns, text.splitlines())) <= 120
 
 
-@pytest.mark.parametrize("name", sorted(set(METHODS) - {"cispo", "gspo_token"}))  # differences would move what they detach
+DETACHED = {"cispo", "gspo_token", "dppo", "vespo"}
+"""Finite differences would move what these hold constant."""
+
+
+@pytest.mark.parametrize("name", sorted(set(METHODS) - DETACHED))
 def test_the_worked_gradient_is_that_of_finite_differences(name):
     method = default(METHODS[name])
     stage = toy.scene(method)
@@ -214,13 +218,21 @@ def test_the_slope_that_a_trust_rule_writes_is_its_gradient(rule):
 @pytest.mark.parametrize("name", METHODS)
 def test_the_gradient_that_is_written_is_the_gradient_of_the_table(name):
     term = default(METHODS[name]).objective.terms[0]
-    rows = explain(name).worked.rows
-    slopes = [-row.weight * value_of(term.trust.slope_latex(), row.ratio, row.advantage) for row in rows]
-    for row in rows:
-        whole = [s for s, r in zip(slopes, rows, strict=True) if (r.group, r.completion) == (row.group, row.completion)]
+    rows = [row for row in explain(name).worked.rows if not row.gated]
+    slopes = [-row.weight * value_of(term.trust.slope_latex(), row.ratio, row.advantage, logp_of(row)) for row in rows]
+    whole = toy.through_ratio(term.trust) and not toy.is_local(term.ratio)
+    for row, own in zip(rows, slopes, strict=True):
+        of_unit = [s for s, r in zip(slopes, rows, strict=True) if (r.group, r.completion) == (row.group, row.completion)]
         # through a sequence's ratio: the sum over its tokens, divided by its length
-        expected = slopes[rows.index(row)] if toy.is_local(term.ratio) else sum(whole) / len(whole)
-        assert row.by_term["policy"] == pytest.approx(expected, abs=1e-12)
+        expected = sum(of_unit) / len(of_unit) if whole else own
+        if isinstance(term.ratio, ratio.HeldSequenceRatio):
+            log = math.log(toy.RATIOS[row.group - 1][row.completion - 1][row.token - 1])
+            expected *= log < 0.4 if row.advantage > 0 else log > -0.4
+        assert row.by_term["policy"] == pytest.approx(expected, abs=1e-12, rel=1e-5)
+
+
+def logp_of(row):
+    return -1.6 - 0.2 * (row.token - 1) + math.log(toy.RATIOS[row.group - 1][row.completion - 1][row.token - 1])
 
 
 def value_of(written, rho, a, logp=-1.0):
@@ -368,6 +380,13 @@ def test_gates_are_in_the_equation_and_in_the_table(gate):
     gated = [row for row in toy.work(replace(method, objective=objective)).rows if row.gated]
     assert gated
     assert all(row.gradient == 0 for row in gated)
+
+
+def test_named_rewards_are_in_the_toy_batch():
+    one = explain("gdpo", ["rewards=style,reward", "weights=1,2"])
+    assert one.trouble == ""
+    assert [f.value for part in one.parts for f in part.fields if f.name == "component"] == ["'style'", "'reward'"]
+    assert {row.reward for row in one.worked.rows} == {0.0, 0.5, 1.0}
 
 
 def test_a_greedy_answer_stands_aside():

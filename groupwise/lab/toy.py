@@ -5,7 +5,7 @@ Its numbers are written out here; what an objective makes of them comes from the
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ from groupwise.core.services import Plan
 from groupwise.errors import ObjectiveError
 from groupwise.methods.method import Method
 from groupwise.objective.batch import Batch, Column, pack
+from groupwise.objective.credit import Reward
 from groupwise.objective.objective import Objective, Seen
 from groupwise.objective.ratio import Ratio
 from groupwise.objective.terms import Live, Policy, Term
@@ -95,15 +96,19 @@ class Scene:
     live: Live
 
 
-def groups(interventions: Sequence[Intervention] = ()) -> tuple[Group, ...]:
-    """The two groups, rewarded, and what interventions add to them for the credit of others: one token, not trained on."""
+def groups(interventions: Sequence[Intervention] = (), components: Sequence[str] = ()) -> tuple[Group, ...]:
+    """The two groups, rewarded, and what interventions add to them for the credit of others: one token, not trained on.
+
+    The reward is the component `reward`; any other names are given components that do not count towards it.
+    """
     mismatch, out = iter(MISMATCH), []
     for g, (ratios, rewards) in enumerate(zip(RATIOS, REWARDS, strict=True)):
         prompt, key, rollouts = Prompt(f"p{g + 1}", "", None), f"g{g + 1}", []
         for i, (row, reward) in enumerate(zip(ratios, rewards, strict=True)):
             engine = tuple(_old(t) - math.log(next(mismatch)) for t in range(len(row)))
             turn = Turn(Context((1,)), Completion(tuple(range(2, 2 + len(row))), engine, "length" if (g, i) == CUT else "stop"))
-            rollouts.append(Rollout(Episode(prompt, (turn,)), Verdict(reward == 1.0), (Component("reward", reward),)))
+            others = [Component(name, (i + n) % 2 / (n + 1), weight=0.0) for n, name in enumerate(components) if name != "reward"]
+            rollouts.append(Rollout(Episode(prompt, (turn,)), Verdict(reward == 1.0), (Component("reward", reward), *others)))
         plans = [Plan(prompt, len(rewards), visit=g, group=key)]
         for one in interventions:
             plans = one.before(plans)
@@ -114,9 +119,19 @@ def groups(interventions: Sequence[Intervention] = ()) -> tuple[Group, ...]:
     return tuple(out)
 
 
+def named_rewards(part: Any) -> list[str]:
+    """The names of the reward components that a credit, or a part of it, asks for."""
+    if isinstance(part, tuple | list):
+        return [name for one in part for name in named_rewards(one)]
+    if not is_dataclass(part) or isinstance(part, type):
+        return []
+    inside = [name for f in fields(part) for name in named_rewards(getattr(part, f.name))]
+    return [*inside, *([part.component] if isinstance(part, Reward) and part.component else [])]
+
+
 def scene(method: Method) -> Scene:
     """The batch that training would make of the toy groups, in float64, as at a later optimiser step of a rollout batch."""
-    made = groups(method.intervene)
+    made = groups(method.intervene, named_rewards(method.objective.credit_by))
     for shape in method.shape:
         made = tuple(shape(group) for group in made)
     default: Behaviour = "old" if method.divides_by == "self" else method.divides_by
