@@ -5,20 +5,20 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import tyro
 
 import groupwise
+from groupwise.commands import check, check_report, conformance, diff, explain
 from groupwise.errors import ConfigError, GroupwiseError, nearest
-from groupwise.run.config import Run, Words, from_toml, from_words
+from groupwise.run.config import Run, from_toml, from_words
 from groupwise.run.disk import read_json, write_json
 
 # The modules that do the work load torch, which takes seconds. They are imported inside the commands, so that help, a mistyped
 # setting and a missing file are answered at once. Nowhere else in the package are imports deferred.
 
-FAILED, REFUSED, INTERRUPTED, UNREAD = 1, 2, 130, 141
-"""Exit codes: a check that failed, an error raised on purpose, Ctrl-C, and a reader that went away (as in
+REFUSED, INTERRUPTED, UNREAD = 2, 130, 141
+"""Exit codes: an error raised on purpose, Ctrl-C, and a reader that went away (as in
 `groupwise methods | head -1`)."""
 
 
@@ -26,7 +26,7 @@ def train(words: Sequence[str]) -> None:
     """Train a policy (`groupwise train --help` lists the settings); --json FILE also writes the run's summary there."""
     rest, file = _option(list(words), "--json", "a file to write")
     run = settings(rest)
-    _check_report(file)
+    check_report(file)
     from groupwise.run.loop import train as start
 
     _report(start(run), file)
@@ -52,7 +52,7 @@ def resume(words: Sequence[str]) -> None:
         known = [path.parent.name for path in Path("runs").glob("*/run.toml")]
         there = nearest(folder.name, known) if known else "there are no runs here yet"
         raise ConfigError(f"there is no run folder {str(folder)!r}; {there}")
-    _check_report(file)
+    check_report(file)
     from groupwise.run.loop import resume as go_on
 
     _report(go_on(folder, accept_equation=accept), file)
@@ -82,34 +82,6 @@ def methods(words: Sequence[str]) -> None:
         print(f"{one.name:<{width}}  {one.title}\n{'':<{width}}  source: {one.source} ({one.file}, {one.lines} lines)")
 
 
-def conformance(words: Sequence[str]) -> None:
-    """Run golden vectors of other frameworks through our objectives; exit code 1 if one does not agree."""
-
-    def arguments(file: tyro.conf.Positional[str] = "", only: str = "", json: str = "") -> tuple[str, str, str]:
-        """Run golden vectors through the objectives.
-
-        Args:
-            file: a file of vectors in the format of docs/conformance.md; without one, the vectors of the package.
-            only: run vectors with this in their id.
-            json: write the report to this file.
-
-        """
-        return file, only, json
-
-    file, only, report = tyro.cli(arguments, args=list(words), prog="groupwise conformance")
-    _check_report(report)
-    from groupwise.lab.conformance import as_json, check, load
-    from groupwise.lab.matrix import show
-
-    data = load(file)
-    rows = check(data, only)
-    if report:
-        write_json(Path(report), as_json(rows))
-    show(data, rows)
-    if any(row.status != "pass" for row in rows):
-        raise SystemExit(1)
-
-
 def warmup(words: Sequence[str]) -> None:
     """Make the small base policy of a task by supervised training."""
     from groupwise.run.warmup import Warmup
@@ -118,42 +90,9 @@ def warmup(words: Sequence[str]) -> None:
     make(tyro.cli(Warmup, args=list(words), prog="groupwise warmup"))
 
 
-def check(words: Sequence[str]) -> int:
-    """Check a method or objective: NAME, module:function or file.py:function; --all checks the shipped ones."""
-
-    def arguments(name: tyro.conf.Positional[str] = "", /, *, args: Words = {}, all: bool = False,  # noqa: B006
-                  quick: bool = False, json: str = "") -> tuple[list[tuple[str, dict[str, Any]]], bool, str]:
-        """Check what must hold for every method, on toy batches; exit code 1 if anything fails.
-
-        Args:
-            name: a shipped method, or module:function or file.py:function that gives a Method or an Objective.
-            args: its arguments, such as clip_high=0.28.
-            all: check all shipped methods.
-            quick: leave out the rank split over real processes.
-            json: also write the reports to this file.
-
-        """
-        if bool(name) == all:
-            raise ConfigError("give the method to check (a name, module:function or file.py:function), or --all for the shipped "
-                              "ones")
-        return ([] if all else [(name, args)]), quick, json
-
-    wanted, quick, file = tyro.cli(arguments, args=list(words), prog="groupwise check")
-    _check_report(file)
-    from groupwise.lab.check import as_json, as_text, check_all
-    from groupwise.lab.subjects import shipped, subject_of
-
-    subjects, reports = [subject_of(*one) for one in wanted] or shipped(), []
-    for report in check_all(subjects, processes=() if quick else (2, 3)):
-        print(as_text(report), end="\n\n", flush=True)
-        reports.append(report)
-    if file:
-        write_json(Path(file), {"reports": [as_json(one) for one in reports]} if len(subjects) > 1 else as_json(reports[0]))
-    return 0 if all(one.ok for one in reports) else FAILED
-
-
 COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
-    "train": train, "resume": resume, "methods": methods, "check": check, "conformance": conformance, "warmup": warmup}
+    "train": train, "resume": resume, "methods": methods, "explain": explain, "diff": diff, "check": check,
+    "conformance": conformance, "warmup": warmup}
 
 
 def settings(words: Sequence[str]) -> Run:
@@ -177,12 +116,6 @@ def _option(words: list[str], flag: str, meaning: str) -> tuple[list[str], str]:
                 raise ConfigError(f"{flag} needs {meaning} after it")
             return words[:i] + words[i + (1 if equals else 2):], value
     return words, ""
-
-
-def _check_report(file: str) -> None:
-    """Refuse, before any work, a file that could not be written after it."""
-    if file and Path(file).is_dir():
-        raise ConfigError(f"--json {file} is a folder; give a file to write")
 
 
 def _report(folder: Path, file: str) -> None:

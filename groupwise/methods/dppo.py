@@ -14,8 +14,8 @@ from groupwise.objective.aggregate import TokenMean
 from groupwise.objective.baselines import GroupMean, GroupStd
 from groupwise.objective.credit import Advantage
 from groupwise.objective.objective import Objective
+from groupwise.objective.soft import Divergence
 from groupwise.objective.terms import Policy
-from groupwise.objective.trust import Divergence
 
 
 def dppo(*, measure: str = "tv", delta: float = -1.0, cap: float = 20.0) -> Method:

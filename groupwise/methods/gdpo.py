@@ -22,6 +22,7 @@ from groupwise.objective.trust import Clip
 def gdpo(*, rewards: str = "", weights: str = "", clip_low: float = 0.2, clip_high: float = 0.2,
          over: str = "unit") -> Method:
     """`rewards`: names of reward components, with commas (none: the whole reward); `weights`: as many numbers (none: 1)."""
+    """`rewards`: names of reward components, with commas (none: the whole reward); `weights` as many numbers (none: 1)."""
     names = [name.strip() or None for name in rewards.split(",")]
     factors = [float(weight) for weight in weights.split(",")] if weights else [1.0] * len(names)
     if len(names) != len(factors):

@@ -13,8 +13,8 @@ from groupwise.objective.aggregate import SequenceMean
 from groupwise.objective.baselines import GroupMean, GroupStd
 from groupwise.objective.credit import Advantage
 from groupwise.objective.objective import Objective
+from groupwise.objective.soft import Sigmoid
 from groupwise.objective.terms import Policy
-from groupwise.objective.trust import Sigmoid
 
 
 def sapo(*, tau_positive: float = 1.0, tau_negative: float = 1.05) -> Method:

@@ -15,8 +15,8 @@ from groupwise.objective.baselines import GroupMean, GroupStd
 from groupwise.objective.credit import Advantage
 from groupwise.objective.objective import Objective
 from groupwise.objective.ratio import SequenceRatio
+from groupwise.objective.soft import GammaWeight
 from groupwise.objective.terms import Policy
-from groupwise.objective.trust import GammaWeight
 
 
 def vespo(*, k_positive: float = 2.0, lambda_positive: float = 3.0, k_negative: float = 3.0,

@@ -63,6 +63,11 @@ class TokenMean:
         tokens = levels.reduce(mask.double(), group, batch.layout.groups, "sum").clamp(min=1)
         return mask.double() / (tokens[group] * totals[0].clamp(min=1))
 
+    def latex(self) -> str:
+        """The weight."""
+        tokens = "M" if self.counted == "all" else "M_{+}"
+        return rf"\frac{{1}}{{{tokens}}}" if self.within == "step" else rf"\frac{{1}}{{P\, {tokens}^{{(g)}}}}"
+
 
 @dataclass(frozen=True)
 class MicroTokenMean:
@@ -149,6 +154,11 @@ class SequenceMean:
         inside = levels.reduce(live, ids, batch.layout.size("episode"), "sum").clamp(min=1)
         return live / (inside[ids] * totals[0].clamp(min=1))
 
+    def latex(self, unit: str = "token") -> str:
+        """The weight, for losses of a unit."""
+        inside = r"\, |o_i|" if unit == "token" else "" if unit == "episode" else r"\, n_i"
+        return rf"\frac{{1}}{{{'N' if self.counted == 'all' else 'N_{+}'}{inside}}}"
+
 
 @dataclass(frozen=True)
 class SequenceSum:
@@ -162,6 +172,10 @@ class SequenceSum:
         """1/N for every unit."""
         _only("sequence_sum", unit, ("token", "segment", "sequence", "episode"))
         return torch.full((batch.layout.size(unit),), 1.0, dtype=torch.float64, device=mask.device) / totals[0].clamp(min=1)
+
+    def latex(self) -> str:
+        """The weight."""
+        return r"\frac{1}{N}"
 
 
 @dataclass(frozen=True)
@@ -182,6 +196,10 @@ class Constant:
         """1/(N C) for every token."""
         return SequenceSum().weights(batch, unit, mask, totals) / self.length
 
+    def latex(self) -> str:
+        """The weight."""
+        return rf"\frac{{1}}{{N \cdot {self.length}}}"
+
 
 @dataclass(frozen=True)
 class UnitMean:
@@ -194,6 +212,10 @@ class UnitMean:
     def weights(self, batch: Batch, unit: str, mask: Mask, totals: Totals) -> Float[Tensor, " n"]:
         """1/n for every unit with a trained token."""
         return live_units(batch, unit, mask).double() / totals[0].clamp(min=1)
+
+    def latex(self) -> str:
+        """The weight."""
+        return r"\frac{1}{n}"
 
 
 def live_units(batch: Batch, unit: str, mask: Mask) -> Bool[Tensor, " n"]:

@@ -9,6 +9,7 @@ from jaxtyping import Bool
 
 from groupwise.errors import ObjectiveError
 from groupwise.objective import levels
+from groupwise.objective.latex import number
 from groupwise.objective.levels import How
 from groupwise.objective.scored import Ids, Scored, Values
 
@@ -203,7 +204,7 @@ class GroupStd:
 
     def latex(self) -> str:
         """The std of the group."""
-        return r"\mathrm{std}_g(r)"
+        return r"\mathrm{std}_g(r)" + (f" + {number(self.eps)}" if self.eps else "")
 
 
 @dataclass(frozen=True)
@@ -220,7 +221,7 @@ class BatchStd:
 
     def latex(self) -> str:
         """The std of the batch."""
-        return r"\mathrm{std}(r)"
+        return r"\mathrm{std}(r)" + (f" + {number(self.eps)}" if self.eps else "")
 
 
 @dataclass(frozen=True)

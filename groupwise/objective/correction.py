@@ -50,6 +50,10 @@ class Uncorrected:
         """Ones."""
         return torch.ones_like(log_factor)
 
+    def latex(self) -> str:
+        """One."""
+        return "1"
+
 
 @dataclass(frozen=True)
 class Truncated:

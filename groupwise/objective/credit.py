@@ -15,6 +15,7 @@ from groupwise.errors import ObjectiveError
 from groupwise.objective import levels
 from groupwise.objective.baselines import Baseline, Cells, GroupMean, One, Scale
 from groupwise.objective.batch import Column
+from groupwise.objective.latex import bracketed, equation, number
 from groupwise.objective.scored import Scored, Values
 
 
@@ -48,6 +49,10 @@ class Reward:
             raise ObjectiveError(f"no reward component {self.component!r}; there are {sorted(table.components)}")
         return table.components[self.component]
 
+    def latex(self) -> str:
+        """The reward."""
+        return "r_i" if self.component is None else rf"r_i^{{\mathrm{{{self.component}}}}}"
+
 
 @dataclass(frozen=True)
 class TurnReward:
@@ -59,6 +64,10 @@ class TurnReward:
     def __call__(self, table: Scored) -> Values:
         """[segments]."""
         return table.turn_reward
+
+    def latex(self) -> str:
+        """The reward of a turn."""
+        return "r_{i,k}"
 
 
 @dataclass(frozen=True)
@@ -81,6 +90,11 @@ class RewardMinusKl:
         ids = table.layout.ids("token", "episode")
         return table.reward - self.beta * levels.reduce(gap, ids, table.layout.size("episode"), "sum")
 
+    def latex(self) -> str:
+        """The reward R_i less the penalty."""
+        old, ref = (rf"\log \pi_{{\mathrm{{{name}}}}}(o_{{i,t}})" for name in ("old", "ref"))
+        return rf"R_i - {number(self.beta)} \sum_t \left( {old} - {ref} \right)"
+
 
 @dataclass(frozen=True)
 class RewardMinusGreedy:
@@ -99,6 +113,10 @@ class RewardMinusGreedy:
         found = levels.reduce(greedy.astype(np.float64), ids, size, "sum", mask=greedy)[ids] > 0
         baseline = levels.reduce(table.reward, ids, size, "mean", mask=greedy)[ids]
         return np.where(found & ~greedy, table.reward - baseline, np.nan)
+
+    def latex(self) -> str:
+        """The reward R_i less that of the greedy rollout."""
+        return rf"R_i - R_{{\mathrm{{{self.role}}}}}"
 
 
 @dataclass(frozen=True)
@@ -186,6 +204,15 @@ class Advantage:
         instead = cells.x if rule == "raw" else np.full_like(cells.x, np.nan if rule == "drop" else 0.0)
         return np.where(alone, instead, centred)
 
+    def latex(self) -> str:
+        """Its equation, of the signal r."""
+        baseline, scale = equation(self.baseline, "(r)"), equation(self.scale, "(r)")
+        centred = "r_i" if baseline == "0" else f"r_i - {bracketed(baseline)}"
+        value = centred if scale == "1" else rf"\frac{{{centred}}}{{{scale}}}"
+        if self.transform is not None:
+            value = equation(self.transform, rf"\left( {value} \right)")
+        return value if self.whiten is None else rf"{equation(self.whiten)}\left( {value} \right)"
+
 
 @dataclass(frozen=True)
 class Blend:
@@ -212,6 +239,11 @@ class Blend:
         for weight, column in columns:
             total = total + weight * column.values[table.layout.ids(unit, column.unit)]
         return {self.name: Column(unit, total if self.whiten is None else self.whiten(total, unit, table))}
+
+    def latex(self) -> str:
+        """The sum; each part's r is its own signal."""
+        total = " + ".join(rf"{number(weight)} \cdot {bracketed(equation(part))}" for weight, part in self.parts)
+        return total if self.whiten is None else rf"{equation(self.whiten)}\left( {total} \right)"
 
 
 def kl_in_reward(credit: Any) -> bool:

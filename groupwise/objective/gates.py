@@ -12,6 +12,7 @@ from groupwise.core.keyed import fold, uniforms
 from groupwise.errors import ObjectiveError
 from groupwise.objective import levels
 from groupwise.objective.batch import Batch
+from groupwise.objective.latex import number
 
 PerToken = Float[Tensor, " t"]
 Mask = Bool[Tensor, " t"]
@@ -73,6 +74,12 @@ class OffPolicyRows:
         far = levels.reduce(gap, ids, size, "mean", mask=sight.mask)[ids] > self.delta
         return ~(far & (sight.advantage < 0))
 
+    def latex(self) -> str:
+        """The factor of a token."""
+        other = r"\mu" if self.against == "base" else r"\mu_{\mathrm{eng}}"
+        gap = rf"\mathrm{{mean}}_t(\log {other} - \log \pi_\theta)"
+        return rf"\begin{{cases}} 0 & A < 0,\ {gap} > {number(self.delta)} \\ 1 & \mathrm{{otherwise}} \end{{cases}}"
+
 
 @dataclass(frozen=True)
 class TopEntropy:
@@ -91,6 +98,11 @@ class TopEntropy:
         assert sight.entropy is not None
         known = sight.entropy[sight.mask]
         return sight.entropy >= torch.quantile(known, 1 - self.share) if len(known) else sight.mask
+
+    def latex(self) -> str:
+        """The factor of a token."""
+        top = rf"H \ge \mathrm{{quantile}}(H, {number(1 - self.share)})"
+        return rf"\begin{{cases}} 1 & {top} \\ 0 & \mathrm{{otherwise}} \end{{cases}}"
 
 
 @dataclass(frozen=True)
@@ -118,6 +130,12 @@ class ClipCov:
         draw = torch.from_numpy(_numbers(sight.batch, self.seed)).to(cov.device)
         chosen = torch.where(near, draw, 2.0).argsort()[:many]
         return torch.ones_like(near).index_fill(0, chosen, False)
+
+    def latex(self) -> str:
+        """The factor of a token."""
+        band = rf"{number(self.low)} < \mathrm{{cov}}(A, \log \pi_\theta) < {number(self.high)}"
+        drawn = rf"{band}\ \mathrm{{and\ drawn}}\ ({number(self.share)}\ \mathrm{{of\ the\ step}})"
+        return rf"\begin{{cases}} 0 & {drawn} \\ 1 & \mathrm{{otherwise}} \end{{cases}}"
 
 
 def covariance(sight: Sight) -> PerToken:

@@ -15,6 +15,7 @@ from groupwise.errors import ObjectiveError
 from groupwise.objective import levels
 from groupwise.objective.batch import Batch
 from groupwise.objective.gates import Sight, covariance
+from groupwise.objective.latex import number
 from groupwise.objective.terms import Live, Mask, PerToken, Reach, Shared, Term, WeightRule, base_logp
 
 
@@ -38,6 +39,8 @@ def k3_held(u: PerToken) -> PerToken:
     return k3(u.clamp(-20.0, 20.0)).clamp(-10.0, 10.0)
 
 
+K3 = "e^{u} - u - 1"
+"""In LaTeX."""
 ESTIMATORS: dict[str, Callable[[PerToken], PerToken]] = {"k1": k1, "k2": k2, "k3": k3, "k3_held": k3_held, "abs": torch.abs}
 GRADIENTS = {"k2": "KL(pi || ref)", "k3": "KL(ref || pi)", "k3_held": "KL(ref || pi) where |u| < 20",
              "abs": "no KL: the sign of u", "k3_weighted": "KL(pi || ref), off policy too",
@@ -88,6 +91,21 @@ class Kl(Term):
         ratio = torch.where(mask, live.logp - base_logp(live, batch), 0.0).exp()
         return ratio * k3(u)
 
+    def latex(self) -> str:
+        """Its equation."""
+        written = {"k1": "-u", "k2": r"\frac{1}{2} u^2", "k3": K3, "k3_held": rf"\min({K3},\ 10)", "abs": "|u|",
+                   "k3_weighted": rf"\rho\, ({K3})"}[self.estimator]
+        half = r"\frac{1}{2} u^2"
+        return rf"\mathrm{{sg}}\left[{written} - {half}\right] + {half}" if self.straight_through else written
+
+    def slope_latex(self) -> str:
+        """Its dL/dl."""
+        if self.straight_through:
+            return "-u"
+        return {"k2": "-u", "k3": "1 - e^{u}", "abs": r"-\mathrm{sign}(u)", "k3_weighted": r"-\rho\, u",
+                "k3_held": rf"\begin{{cases}} 1 - e^{{u}} & |u| < 20,\ {K3} < 10 \\ 0 & \mathrm{{otherwise}} \end{{cases}}",
+                }[self.estimator]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Entropy(Term):
@@ -101,6 +119,14 @@ class Entropy(Term):
         """[t] minus the entropy."""
         assert live.entropy is not None
         return -live.entropy
+
+    def latex(self) -> str:
+        """Its equation."""
+        return "-H"
+
+    def slope_latex(self) -> str:
+        """Its dL/dl: through the whole distribution."""
+        return r"-\frac{\partial H}{\partial \ell}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +158,21 @@ class LogRatio(Term):
             gap = levels.reduce(gap, batch.ids("token", "sequence"), batch.layout.size("sequence"), "sum")
         return 0.5 * gap * gap if self.half else gap * gap
 
+    def latex(self) -> str:
+        """Its equation."""
+        gap = self._gap()
+        whole = rf"\left( \sum_t ({gap}) \right)^2" if self.unit == "sequence" else rf"({gap})^2"
+        return rf"\frac{{1}}{{2}} {whole}" if self.half else whole
+
+    def slope_latex(self) -> str:
+        """Its dL/dl."""
+        gap = rf"\sum_t ({self._gap()})" if self.unit == "sequence" else self._gap()
+        return gap if self.half else rf"2\, ({gap})"
+
+    def _gap(self) -> str:
+        other = r"\mu" if self.against == "base" else r"\mu_{\mathrm{eng}}"
+        return rf"\log \pi_\theta - \log {other}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class KlCov(Term):
@@ -153,3 +194,15 @@ class KlCov(Term):
         chosen = torch.where(mask, cov, -torch.inf).argsort(descending=True, stable=True)[:many]
         picked = torch.zeros_like(mask).index_fill(0, chosen, True) & mask
         return torch.where(picked, live.logp - base, 0.0).abs()
+
+    def latex(self) -> str:
+        """Its equation."""
+        return self._chosen(r"|\log \pi_\theta - \log \mu|")
+
+    def slope_latex(self) -> str:
+        """Its dL/dl."""
+        return self._chosen(r"\mathrm{sign}(\log \pi_\theta - \log \mu)")
+
+    def _chosen(self, value: str) -> str:
+        top = rf"\mathrm{{cov}}(A, \log \pi_\theta)\ \mathrm{{in\ the\ top}}\ {number(self.share)}"
+        return rf"\begin{{cases}} {value} & {top} \\ 0 & \mathrm{{otherwise}} \end{{cases}}"

@@ -12,6 +12,7 @@ from torch import Tensor
 from groupwise.errors import ObjectiveError
 from groupwise.objective import levels
 from groupwise.objective.batch import Batch
+from groupwise.objective.latex import number
 
 
 @runtime_checkable
@@ -38,6 +39,14 @@ class TokenRatio:
         """Exp of the log-ratio."""
         return _exp(log_ratio)
 
+    def latex(self) -> str:
+        """Its equation."""
+        return r"\frac{\pi_\theta(o_{i,t})}{\mu(o_{i,t})}"
+
+    def slope_latex(self) -> str:
+        """Its dlog(rho)/dl."""
+        return "1"
+
 
 @dataclass(frozen=True)
 class SequenceRatio:
@@ -55,6 +64,15 @@ class SequenceRatio:
         total = levels.reduce(log_ratio, ids, batch.layout.size(self.unit), "mean" if self.mean else "sum", mask=mask)
         return levels.broadcast(_exp(total), ids)
 
+    def latex(self) -> str:
+        """Its equation."""
+        product = r"\prod_{s} \frac{\pi_\theta(o_{i,s})}{\mu(o_{i,s})}"
+        return rf"\left( {product} \right)^{{1/|o_i|}}" if self.mean else product
+
+    def slope_latex(self) -> str:
+        """Its dlog(rho)/dl, through every token of the unit."""
+        return r"\frac{1}{|o_i|}" if self.mean else "1"
+
 
 @dataclass(frozen=True)
 class SequenceTokenRatio:
@@ -66,6 +84,15 @@ class SequenceTokenRatio:
         """The unit's ratio at each token, detached, times a token factor of value 1."""
         whole = SequenceRatio(unit=self.unit)(log_ratio.detach(), mask, batch)
         return whole * (log_ratio - log_ratio.detach()).exp()
+
+    def latex(self) -> str:
+        """Its equation."""
+        own = r"\frac{\pi_\theta(o_{i,t})}{\mathrm{sg}[\pi_\theta(o_{i,t})]}"
+        return rf"\mathrm{{sg}}\left[{SequenceRatio(unit=self.unit).latex()}\right] \cdot {own}"
+
+    def slope_latex(self) -> str:
+        """Its dlog(rho)/dl: the token's own."""
+        return "1"
 
 
 @dataclass(frozen=True)
@@ -91,6 +118,17 @@ class HeldSequenceRatio:
         held = log_ratio.where(advantage <= 0, log_ratio.clamp(max=self.log_high))
         held = held.where(advantage >= 0, held.clamp(min=-self.log_low))
         return SequenceRatio(unit=self.unit)(held, mask, batch)
+
+    def latex(self) -> str:
+        """Its equation."""
+        low, high = rf"e^{{-{number(self.log_low)}}}", rf"e^{{{number(self.log_high)}}}"
+        held = rf"\begin{{cases}} \min(\rho_s, {high}) & A > 0 \\ \max(\rho_s, {low}) & A < 0 \end{{cases}}"
+        return (rf"\left( \prod_s {held} \right)^{{1/|o_i|}},\quad "
+                r"\rho_s = \frac{\pi_\theta(o_{i,s})}{\mu(o_{i,s})}")
+
+    def slope_latex(self) -> str:
+        """Its dlog(rho)/dl, through every token of the unit."""
+        return r"\frac{1}{|o_i|} \mathbb{1}[o_{i,t}\ \mathrm{not\ held}]"
 
 
 def _exp(log_ratio: Float[Tensor, " n"]) -> Float[Tensor, " n"]:

@@ -144,5 +144,8 @@ class Gae:
 
     def latex(self) -> str:
         """The recursion."""
-        return (rf"\hat A_t = \delta_t + {self.gamma * self.lam:g}\,\hat A_{{t+1}},\quad "
-                rf"\delta_t = r_t + {self.gamma:g}\,V_{{t+1}} - V_t")
+        decay, ahead = ("" if x == 1 else rf"{x:g}\, " for x in (self.gamma * self.lam, self.gamma))
+        penalty = "" if self.kl == 0 else rf",\quad r_t\ \text{{less}}\ {self.kl:g}\, (\ell^{{old}}_t - \ell^{{ref}}_t)"
+        whole = "" if self.whiten is None else rf"{self.whiten.latex()}(\hat A_t),\quad "
+        return (rf"{whole}\hat A_t = \delta_t + {decay}\hat A_{{t+1}},\quad "
+                rf"\delta_t = r_t + {ahead}V_{{t+1}} - V_t{penalty}")

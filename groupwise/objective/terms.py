@@ -18,6 +18,7 @@ from groupwise.errors import ObjectiveError
 from groupwise.objective.aggregate import Aggregate, TokenMean
 from groupwise.objective.batch import Batch
 from groupwise.objective.gates import Gate, Sight
+from groupwise.objective.latex import equation, number
 from groupwise.objective.ratio import Ratio, TokenRatio
 from groupwise.objective.trust import Clip, Trust
 
@@ -163,6 +164,12 @@ class Policy(Term):
             kept &= gate(sight)
         return kept
 
+    def latex(self) -> str:
+        """Its equation: C is the mismatch correction, k the product of the gates."""
+        gated = r"k\, " if self.gates else ""
+        outside = r"C\, " if self.corrected == "outside" else ""
+        return "-" + outside + gated + equation(self.trust, r"(\rho, A)")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ValueLoss(Term):
@@ -187,6 +194,18 @@ class ValueLoss(Term):
         held = before + (now - before).clamp(-self.clip, self.clip)
         return 0.5 * torch.maximum(error, (held - returns) ** 2)
 
+    def latex(self) -> str:
+        """Its equation."""
+        if self.clip is None:
+            return r"\frac{1}{2} (V - R)^2"
+        near = number(self.clip)
+        held = rf"\mathrm{{clip}}(V, V_{{\mathrm{{old}}}} - {near}, V_{{\mathrm{{old}}}} + {near})"
+        return rf"\frac{{1}}{{2}} \max((V - R)^2,\ ({held} - R)^2)"
+
+    def slope_latex(self) -> str:
+        """Its dL/dl: the values alone have a gradient."""
+        return "0"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Supervised(Term):
@@ -198,5 +217,13 @@ class Supervised(Term):
     def losses(self, live: Live, batch: Batch, mask: Mask, correction: PerToken) -> PerToken:
         """[t] minus the log-prob."""
         return -live.logp
+
+    def latex(self) -> str:
+        """Its equation."""
+        return r"-\log \pi_\theta"
+
+    def slope_latex(self) -> str:
+        """Its dL/dl."""
+        return "-1"
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from groupwise.errors import ObjectiveError
+from groupwise.objective.latex import number
 
 PerToken = Float[Tensor, " t"]
 
@@ -40,6 +41,14 @@ class LogProb:
         """Nowhere."""
         return torch.zeros_like(ratio, dtype=torch.bool)
 
+    def latex(self) -> str:
+        """Its equation."""
+        return r"A \log \pi_\theta"
+
+    def slope_latex(self) -> str:
+        """Its df/dl."""
+        return "A"
+
 
 @dataclass(frozen=True)
 class Unclipped:
@@ -52,6 +61,14 @@ class Unclipped:
     def stopped(self, ratio: PerToken, advantage: PerToken, logp: PerToken) -> Bool[Tensor, " t"]:
         """Nowhere."""
         return torch.zeros_like(ratio, dtype=torch.bool)
+
+    def latex(self) -> str:
+        """Its equation."""
+        return r"\rho A"
+
+    def slope_latex(self) -> str:
+        """Its df/dl."""
+        return r"\rho A"
 
 
 @dataclass(frozen=True)
@@ -90,6 +107,24 @@ class Clip:
         most = min((bound for bound in (self.dual, self.cap) if bound is not None), default=None)
         return out if most is None else out | ((advantage < 0) & (ratio > most))
 
+    def latex(self) -> str:
+        """Its equation."""
+        low, high = number(1 - self.low), number(1 + self.high)
+        free = r"\rho A" if self.cap is None else rf"\min(\rho, {number(self.cap)})\, A"
+        clipped = rf"\min({free},\ \mathrm{{clip}}(\rho, {low}, {high})\, A)"
+        if self.dual is None:
+            return clipped
+        return (rf"\begin{{cases}} \max({clipped},\ {number(self.dual)}\, A) & A < 0 \\ "
+                rf"{clipped} & A \ge 0 \end{{cases}}")
+
+    def slope_latex(self) -> str:
+        """Its df/dl."""
+        low, high = number(1 - self.low), number(1 + self.high)
+        most = min((bound for bound in (self.dual, self.cap) if bound is not None), default=None)
+        far = "" if most is None else rf" 0 & A < 0,\ \rho > {number(most)} \\"
+        return (rf"\begin{{cases}} 0 & A > 0,\ \rho > {high} \\ 0 & A < 0,\ \rho < {low} \\{far} "
+                r"\rho A & \mathrm{otherwise} \end{cases}")
+
 
 @dataclass(frozen=True)
 class DetachClip:
@@ -115,6 +150,16 @@ class DetachClip:
         """Nowhere."""
         return torch.zeros_like(ratio, dtype=torch.bool)
 
+    def latex(self) -> str:
+        """Its equation."""
+        return rf"{self.slope_latex()} \log \pi_\theta"
+
+    def slope_latex(self) -> str:
+        """Its df/dl."""
+        cap = number(1 + self.high)
+        bounded = rf"\min(\rho, {cap})" if self.low is None else rf"\mathrm{{clip}}(\rho, {number(1 - self.low)}, {cap})"
+        return rf"\mathrm{{sg}}[{bounded}]\, A"
+
 
 @dataclass(frozen=True)
 class DetachCap:
@@ -139,124 +184,10 @@ class DetachCap:
         """Nowhere."""
         return torch.zeros_like(ratio, dtype=torch.bool)
 
+    def latex(self) -> str:
+        """Its equation."""
+        return rf"{self.slope_latex()} \log \pi_\theta"
 
-@dataclass(frozen=True)
-class Sigmoid:
-    """f = 4/tau sigmoid(tau (rho - 1)) A, tau by the sign of A (SAPO, arXiv 2511.20347, Eq. 6): a soft gate in place of a clip.
-
-    Its slope in log pi is 4 s (1 - s) rho A: A at rho = 1, falling smoothly on both sides.
-    """
-
-    positive: float = 1.0
-    negative: float = 1.05
-
-    def __post_init__(self) -> None:
-        if self.positive <= 0 or self.negative <= 0:
-            raise ObjectiveError(f"sigmoid: temperatures are positive; got {self.positive} and {self.negative}")
-
-    def __call__(self, ratio: PerToken, advantage: PerToken, logp: PerToken) -> PerToken:
-        """The gated advantage."""
-        tau = _by_sign(advantage > 0, self.positive, self.negative, ratio)
-        return 4 / tau * torch.sigmoid(tau * (ratio - 1)) * advantage
-
-    def stopped(self, ratio: PerToken, advantage: PerToken, logp: PerToken) -> Bool[Tensor, " t"]:
-        """Nowhere."""
-        return torch.zeros_like(ratio, dtype=torch.bool)
-
-
-@dataclass(frozen=True)
-class Divergence:
-    """f = keep sg[min(rho, cap)] A log pi, where keep drops tokens that moved too far from the sampler (DPPO, arXiv 2602.04879).
-
-    `measure` "tv": kept while pi - mu <= high for A > 0, and >= -low for A <= 0; "kl": dropped where the divergence of the two
-    coins (y_t or not) is above high and the step goes further away. `cap` None with `detach` False is prime-rl's f = keep rho A.
-    The behaviour should be the sampler's (`recorded`).
-    """
-
-    measure: str = "tv"
-    low: float = 0.15
-    high: float = 0.15
-    cap: float | None = 20.0
-    detach: bool = True
-
-    def __post_init__(self) -> None:
-        if self.measure not in ("tv", "kl") or self.low < 0 or self.high < 0:
-            raise ObjectiveError(f"divergence: measure is 'tv' or 'kl' and its bounds are not negative; got {self}")
-
-    def __call__(self, ratio: PerToken, advantage: PerToken, logp: PerToken) -> PerToken:
-        """The advantage of kept tokens."""
-        weight = ratio if self.cap is None else ratio.clamp(max=self.cap)
-        f = weight.detach() * advantage * logp if self.detach else weight * advantage
-        return torch.where(self.far(ratio, advantage, logp), 0.0, f)
-
-    def far(self, ratio: PerToken, advantage: PerToken, logp: PerToken) -> Bool[Tensor, " t"]:
-        """Where a token is dropped, whatever its advantage."""
-        here = logp.detach().exp()
-        there = here / ratio.detach()
-        if self.measure == "tv":
-            return torch.where(advantage > 0, here - there > self.high, here - there < -self.low)
-        small = torch.finfo(here.dtype).tiny
-        others = (1 - there).clamp(min=0.0), (1 - here).clamp(min=0.0)
-        distance = there * (there.clamp(min=small).log() - here.clamp(min=small).log())
-        distance = distance + others[0] * (others[0].clamp(min=small).log() - others[1].clamp(min=small).log())
-        away = torch.where(advantage > 0, here > there, here < there)
-        return (distance > self.high) & away
-
-    def stopped(self, ratio: PerToken, advantage: PerToken, logp: PerToken) -> Bool[Tensor, " t"]:
-        """The dropped ones that have an advantage."""
-        return self.far(ratio, advantage, logp) & (advantage != 0)
-
-
-@dataclass(frozen=True)
-class GammaWeight:
-    """f = sg[phi(rho)] A log pi, phi(w) = e^lambda w^k e^(-lambda w), so that phi(1) = 1 (VESPO, TRL 1.16).
-
-    (k, lambda) go by the sign of A. With a sequence ratio (the product over tokens) this is VESPO's objective; the ratio is held
-    between `least` and `most`.
-    """
-
-    k_positive: float = 2.0
-    lambda_positive: float = 3.0
-    k_negative: float = 3.0
-    lambda_negative: float = 2.0
-    least: float = 1e-8
-    most: float = 485165195.40978
-    """e^20."""
-
-    def __call__(self, ratio: PerToken, advantage: PerToken, logp: PerToken) -> PerToken:
-        """The weighted REINFORCE term."""
-        w = ratio.detach().clamp(self.least, self.most)
-        up = advantage >= 0
-        k, rate = _by_sign(up, self.k_positive, self.k_negative, w), _by_sign(up, self.lambda_positive, self.lambda_negative, w)
-        return (rate + k * w.log() - rate * w).exp() * advantage * logp
-
-    def stopped(self, ratio: PerToken, advantage: PerToken, logp: PerToken) -> Bool[Tensor, " t"]:
-        """Nowhere."""
-        return torch.zeros_like(ratio, dtype=torch.bool)
-
-
-@dataclass(frozen=True)
-class Shaped:
-    """f = p / (p + gamma) A for tokens of unknown behaviour, whose ratio p = pi divides by 1 (LUFFY, arXiv 2504.14945, Eq. 7).
-
-    It keeps learning from what the policy finds unlikely: the slope at small p is 1/gamma of that without shaping.
-    """
-
-    gamma: float = 0.1
-
-    def __post_init__(self) -> None:
-        if self.gamma <= 0:
-            raise ObjectiveError(f"shaped: gamma is positive; got {self.gamma}")
-
-    def __call__(self, ratio: PerToken, advantage: PerToken, logp: PerToken) -> PerToken:
-        """The shaped advantage."""
-        return ratio / (ratio + self.gamma) * advantage
-
-    def stopped(self, ratio: PerToken, advantage: PerToken, logp: PerToken) -> Bool[Tensor, " t"]:
-        """Nowhere."""
-        return torch.zeros_like(ratio, dtype=torch.bool)
-
-
-def _by_sign(up: Bool[Tensor, " t"], one: float, other: float, like: PerToken) -> PerToken:
-    """Two numbers by a condition, in the format of `like` (bare numbers would be rounded to fp32 first)."""
-    return torch.where(up, like.new_tensor(one), like.new_tensor(other))
+    def slope_latex(self) -> str:
+        """Its df/dl."""
+        return rf"\mathrm{{sg}}[\min(\rho, {number(self.cap)})]\, A"

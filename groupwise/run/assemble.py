@@ -1,7 +1,6 @@
 """From settings to a job: everything a run needs, checked before any work starts."""
 
 import contextlib
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,24 +12,22 @@ import torch
 import transformers
 
 import groupwise
-from groupwise.core import named
 from groupwise.core.rollout import Prompt
 from groupwise.core.services import MethodState, Sampling
 from groupwise.engines.compiled import Kernels
 from groupwise.engines.graphs import Graphs
 from groupwise.engines.native import Native
-from groupwise.errors import ConfigError, nearest
+from groupwise.errors import ConfigError
 from groupwise.kernels.build import Library, find
 from groupwise.kernels.library import Compiled, unsupported
 from groupwise.learner.compiled import KernelScorer
 from groupwise.learner.learner import Compile, Learner, Models, Settings
-from groupwise.methods import METHODS
 from groupwise.methods.method import Method
-from groupwise.methods.update import Minibatches, Once
 from groupwise.models.linear import Linear
 from groupwise.models.load import Policy, context_limit, load
 from groupwise.models.template import fill, template
 from groupwise.run.collect import Sampler
+from groupwise.run.compose import method_of
 from groupwise.run.config import SMALL, Run, with_threads
 from groupwise.run.grade import Grader
 from groupwise.run.workers import Setup, Split, Workers
@@ -63,33 +60,6 @@ class Job:
     sampling: Sampling
     notes: list[str]
     empty_steps: int = 0
-
-
-def method_of(run: Run, max_tokens: int) -> Method:
-    """The method with its arguments checked; `max_tokens` is given to those that ask for it. ConfigError names what is wrong."""
-    if run.method not in METHODS and ":" not in run.method:
-        raise ConfigError(f"unknown method {run.method!r}; {nearest(run.method, METHODS)}; or give 'module:function' of your own")
-    make_method = METHODS[run.method] if run.method in METHODS else named.function(run.method, "method")
-    known = inspect.signature(make_method).parameters
-    for name in run.method_args:
-        if name not in known:
-            raise ConfigError(f"method {run.method!r} has no argument {name!r}; {nearest(name, known)}")
-    given = {"max_tokens": max_tokens, **run.method_args} if "max_tokens" in known else dict(run.method_args)
-    for name, value in given.items():
-        wanted = known[name].annotation
-        allowed = (int, float) if wanted is float else (wanted,)
-        if wanted in (int, bool, str, float) and type(value) not in allowed:
-            raise ConfigError(f"method {run.method!r}: {name} must be {wanted.__name__}, got {value!r}")
-    method = make_method(**given)
-    if not isinstance(method, Method):
-        raise ConfigError(f"method {run.method!r} returned {type(method).__name__}; it must return a Method")
-    if not run.updates_per_batch:
-        return method
-    if not isinstance(method.update, Once | Minibatches):
-        raise ConfigError(f"method {run.method!r} has an update strategy of its own ({type(method.update).__name__}), which "
-                          f"updates_per_batch={run.updates_per_batch} would replace; leave it at 0")
-    epochs = method.update.epochs if isinstance(method.update, Minibatches) else 1
-    return replace(method, update=Minibatches(run.updates_per_batch, epochs))
 
 
 def base_of(run: Run) -> str | Path:

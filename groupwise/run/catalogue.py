@@ -44,7 +44,7 @@ def entry(name: str, factory: Callable[..., Method]) -> Entry:
     said = ast.get_docstring(ast.parse(text)) or ""
     objective = default(factory).objective
     return Entry(
-        name=name, title=" ".join(said.split("\n\n")[0].split()), equation=_equation(said),
+        name=name, title=" ".join(said.split("\n\n")[0].split()), equation=indented(said),
         departs=_said(said, "Departs from the paper", name), source=_said(said, "Source", name),
         file=file.relative_to(ROOT).as_posix(), lines=code_lines(text), parts=_parts(objective), hash=objective.hash)
 
@@ -76,15 +76,21 @@ def _parts(objective: Any) -> tuple[str, ...]:
     return tuple(repr(part) for value in values for part in (value if isinstance(value, tuple) else (value,)))
 
 
-def _equation(said: str) -> str:
+def indented(said: str) -> str:
     """The indented lines of a docstring."""
     lines = [line for line in said.splitlines() if line.startswith("    ")]
     return "\n".join(line[4:] for line in lines)
 
 
 def _said(said: str, word: str, name: str) -> str:
-    """The paragraph of a docstring that begins with `word:`, on one line."""
-    found = re.search(rf"^{word}:(.*?)(?=^[A-Z][\w ]*:|\n\n|\Z)", said, re.DOTALL | re.MULTILINE)
-    if not found:
+    """The paragraph of a docstring that begins with `word:`; ConfigError names what has none."""
+    found = paragraph(said, word)
+    if found is None:
         raise ConfigError(f"method {name!r}: its file's docstring has no line '{word}:'; add one")
-    return " ".join(found[1].split())
+    return found
+
+
+def paragraph(said: str, word: str) -> str | None:
+    """The paragraph of a docstring that begins with `word:`, on one line; None if there is none."""
+    found = re.search(rf"^{word}:(.*?)(?=^[A-Z][\w ]*:|\n\n|\Z)", said, re.DOTALL | re.MULTILINE)
+    return " ".join(found[1].split()) if found else None

@@ -21,7 +21,7 @@ from groupwise.methods import METHODS
 from groupwise.methods.method import Method
 from groupwise.objective.terms import Term
 from groupwise.run import toml
-from groupwise.run.assemble import method_of
+from groupwise.run.compose import method_of
 from groupwise.run.config import Run
 from groupwise.run.disk import write
 

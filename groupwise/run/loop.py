@@ -16,8 +16,9 @@ from groupwise.models.load import save as save_policy
 from groupwise.objective.batch import pack
 from groupwise.objective.objective import NO_FACTORS
 from groupwise.run import equation, metrics
-from groupwise.run.assemble import Job, assemble, meta, method_of
+from groupwise.run.assemble import Job, assemble, meta
 from groupwise.run.checkpoint import Checkpoints
+from groupwise.run.compose import method_of
 from groupwise.run.config import Run, arithmetic, from_toml, resolved, to_toml
 from groupwise.run.disk import lock, publish, write
 from groupwise.run.finish import alarms, command, evaluate_now, finish, show

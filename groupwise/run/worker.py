@@ -21,7 +21,8 @@ from groupwise.engines.native import Native
 from groupwise.learner.work import Outcome, Task
 from groupwise.models.load import load
 from groupwise.run import shared
-from groupwise.run.assemble import engine_of, learner_of, method_of
+from groupwise.run.assemble import engine_of, learner_of
+from groupwise.run.compose import method_of
 from groupwise.run.workers import Setup
 
 

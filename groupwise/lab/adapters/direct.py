@@ -13,8 +13,8 @@ from groupwise.lab.fixture import Case, Table
 from groupwise.objective.gates import OffPolicyRows, Sight
 from groupwise.objective.objective import Objective
 from groupwise.objective.penalties import ESTIMATORS
+from groupwise.objective.soft import Divergence
 from groupwise.objective.terms import Policy
-from groupwise.objective.trust import Divergence
 from groupwise.run.evaluate import pass_at_k
 from groupwise.verify.shaping import soft_overlong
 

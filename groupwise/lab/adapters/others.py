@@ -13,8 +13,9 @@ from groupwise.objective.credit import Advantage, Whiten
 from groupwise.objective.objective import Objective
 from groupwise.objective.penalties import LogRatio
 from groupwise.objective.ratio import Ratio, SequenceRatio, TokenRatio
+from groupwise.objective.soft import Divergence, Shaped
 from groupwise.objective.terms import Policy
-from groupwise.objective.trust import Clip, DetachClip, Divergence, LogProb, Shaped, Trust
+from groupwise.objective.trust import Clip, DetachClip, LogProb, Trust
 
 Vector = Mapping[str, Any]
 Fixture = Mapping[str, Any]

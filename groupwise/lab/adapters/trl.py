@@ -14,8 +14,9 @@ from groupwise.objective.gates import Gate, OffPolicyRows, TopEntropy
 from groupwise.objective.objective import Objective
 from groupwise.objective.penalties import Kl
 from groupwise.objective.ratio import HeldSequenceRatio, Ratio, SequenceRatio, SequenceTokenRatio, TokenRatio
+from groupwise.objective.soft import GammaWeight, Sigmoid
 from groupwise.objective.terms import Policy, Term
-from groupwise.objective.trust import Clip, DetachCap, GammaWeight, Sigmoid, Trust, Unclipped
+from groupwise.objective.trust import Clip, DetachCap, Trust, Unclipped
 
 EPS = 1e-4
 """What TRL adds to a std."""

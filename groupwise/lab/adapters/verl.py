@@ -26,8 +26,9 @@ from groupwise.objective.objective import Objective
 from groupwise.objective.penalties import Kl, KlCov, LogRatio
 from groupwise.objective.ratio import HeldSequenceRatio, SequenceRatio, SequenceTokenRatio, TokenRatio
 from groupwise.objective.returns import Gae, OptimalTokenBaseline, Returns
+from groupwise.objective.soft import Divergence, Sigmoid
 from groupwise.objective.terms import Policy, Term, ValueLoss
-from groupwise.objective.trust import Clip, DetachCap, DetachClip, Divergence, LogProb, Sigmoid, Unclipped
+from groupwise.objective.trust import Clip, DetachCap, DetachClip, LogProb, Unclipped
 
 GIVEN = Advantage(baseline=NoBaseline())
 """The fixture's advantages come in as rewards, and this credit passes them on."""

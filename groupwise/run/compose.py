@@ -1,0 +1,45 @@
+"""From a method's name and arguments to a Method: nothing here loads a model."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from groupwise.core import named
+from groupwise.errors import ConfigError, nearest
+from groupwise.methods import METHODS
+from groupwise.methods.method import Method
+from groupwise.methods.update import Minibatches, Once
+from groupwise.run.config import Run
+
+
+def factory_of(name: str) -> Callable[..., Any]:
+    """The function that composes a method: a shipped one, or 'module:function' of the user. ConfigError if there is none."""
+    if name not in METHODS and ":" not in name:
+        raise ConfigError(f"unknown method {name!r}; {nearest(name, METHODS)}; or give 'module:function' of your own")
+    return METHODS[name] if name in METHODS else named.function(name, "method")
+
+
+def method_of(run: Run, max_tokens: int) -> Method:
+    """The method with its arguments checked; `max_tokens` is given to those that ask for it. ConfigError names what is wrong."""
+    make_method = factory_of(run.method)
+    known = inspect.signature(make_method).parameters
+    for name in run.method_args:
+        if name not in known:
+            raise ConfigError(f"method {run.method!r} has no argument {name!r}; {nearest(name, known)}")
+    given = {"max_tokens": max_tokens, **run.method_args} if "max_tokens" in known else dict(run.method_args)
+    for name, value in given.items():
+        wanted = known[name].annotation
+        allowed = (int, float) if wanted is float else (wanted,)
+        if wanted in (int, bool, str, float) and type(value) not in allowed:
+            raise ConfigError(f"method {run.method!r}: {name} must be {wanted.__name__}, got {value!r}")
+    method = make_method(**given)
+    if not isinstance(method, Method):
+        raise ConfigError(f"method {run.method!r} returned {type(method).__name__}; it must return a Method")
+    if not run.updates_per_batch:
+        return method
+    if not isinstance(method.update, Once | Minibatches):
+        raise ConfigError(f"method {run.method!r} has an update strategy of its own ({type(method.update).__name__}), which "
+                          f"updates_per_batch={run.updates_per_batch} would replace; leave it at 0")
+    epochs = method.update.epochs if isinstance(method.update, Minibatches) else 1
+    return replace(method, update=Minibatches(run.updates_per_batch, epochs))
