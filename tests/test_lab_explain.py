@@ -387,6 +387,7 @@ def test_named_rewards_are_in_the_toy_batch():
     assert one.trouble == ""
     assert [f.value for part in one.parts for f in part.fields if f.name == "component"] == ["'style'", "'reward'"]
     assert {row.reward for row in one.worked.rows} == {0.0, 0.5, 1.0}
+    assert [e.right for e in one.equations if e.name == "signal"] == [(r"r_i^{\mathrm{style}}",), (r"r_i^{\mathrm{reward}}",)]
 
 
 def test_a_greedy_answer_stands_aside():

@@ -7,7 +7,7 @@ from groupwise.lab.tex import parse, signs
 from groupwise.lab.toy import is_local, through_ratio
 from groupwise.objective.aggregate import Aggregate
 from groupwise.objective.correction import Correction
-from groupwise.objective.credit import Advantage
+from groupwise.objective.credit import Advantage, Blend
 from groupwise.objective.latex import bracketed, equation, number, says
 from groupwise.objective.objective import Objective
 from groupwise.objective.penalties import Kl
@@ -72,6 +72,9 @@ def equations(objective: Objective) -> tuple[Equation, ...]:
         cells, signal = "" if credit.key == "group" else f"statistics over the cells of {credit.key}", equation(credit.signal)
         if signal != "r_i" or cells:
             found.append(Equation("signal", "r_i", (signal,), cells))
+    if isinstance(credit, Blend):
+        found += [Equation("signal", rf"r_i^{{({n + 1})}}", (equation(part.signal),), f"the r of summand {n + 1}")
+                  for n, (_, part) in enumerate(credit.parts)]
     if objective.correction.active:
         found += [Equation("correction", "C", (equation(objective.correction),), "constant: no gradient goes through it"),
                   Equation("mismatch", "c", (MISMATCH,), _unit_of(objective.correction))]
