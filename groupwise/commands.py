@@ -121,24 +121,31 @@ def check(words: Sequence[str]) -> int:
 def conformance(words: Sequence[str]) -> int:
     """Run golden vectors of other frameworks through our objectives; exit code 1 if one does not agree."""
 
-    def arguments(file: tyro.conf.Positional[str] = "", only: str = "", json: str = "") -> tuple[str, str, str]:
+    def arguments(file: tyro.conf.Positional[str] = "", only: str = "", against: str = "",
+                  json: str = "") -> tuple[str, str, str, str]:
         """Run golden vectors through the objectives.
 
         Args:
             file: a file of vectors in the format of docs/conformance.md; without one, the vectors of the package.
             only: run vectors with this in their id.
+            against: run them on this installed framework instead (trl), whose vectors they are.
             json: write the report to this file.
 
         """
-        return file, only, json
+        return file, only, against, json
 
-    file, only, report = tyro.cli(arguments, args=list(words), prog="groupwise conformance")
+    file, only, framework, report = tyro.cli(arguments, args=list(words), prog="groupwise conformance")
     check_report(report)
     from groupwise.lab.conformance import as_json, check, load
     from groupwise.lab.matrix import show
 
     data = load(file)
-    rows = check(data, only)
+    if framework:
+        from groupwise.lab.against import against
+
+        rows = against(framework, data, only)
+    else:
+        rows = check(data, only)
     if report:
         write_json(Path(report), as_json(rows))
     show(data, rows)

@@ -134,9 +134,23 @@ def test_the_command_line_prints_a_matrix_and_fails_on_a_disagreement(tmp_path, 
     wrong = {"fixtures": DATA["fixtures"], "vectors": [dict(VECTORS["loss.grpo.trl"], expected={"loss": 1.0}),
                                                        dict(VECTORS["loss.grpo.trl"], id="b", implementation="mine 1.0")]}
     (tmp_path / "wrong.json").write_text(json.dumps(wrong))
-    with pytest.raises(SystemExit) as ended:
-        cli.main(["conformance", str(tmp_path / "wrong.json")])
-    assert ended.value.code == 1
+    assert cli.main(["conformance", str(tmp_path / "wrong.json")]) == 1
     said = capsys.readouterr().out
     assert "fail loss.grpo.trl: off by" in said
     assert "error b: vector 'b' is of 'mine 1.0'" in said
+
+
+def test_against_a_framework_that_is_not_there(capsys):
+    assert cli.main(["conformance", "--against", "verl"]) == 2
+    assert "valid: trl" in capsys.readouterr().err
+
+
+def test_a_file_in_the_documented_format_runs(tmp_path, capsys):
+    """The smallest file that the page describes, with one vector worked out by hand."""
+    fixture = {"group_ids": [0, 0], "rewards": [1.0, 0.0], "advantages": [1.0, -1.0], "response_mask": [[1, 1], [1, 0]],
+               "new_logprobs": [[-1.0, -1.0], [-1.0, 9.0]], "old_logprobs": [[-1.0, -1.0], [-1.0, 9.0]]}
+    vector = {"id": "loss.mine", "implementation": "trl 9", "function": "GRPOTrainer._compute_loss",
+              "config": {"loss_type": "dapo"}, "expected": {"loss": -1 / 3, "grad": [[-1 / 3, -1 / 3], [1 / 3, 0.0]]}}
+    (tmp_path / "v.json").write_text(json.dumps({"fixtures": {"main": fixture}, "vectors": [vector]}))
+    assert cli.main(["conformance", str(tmp_path / "v.json")]) == 0
+    assert "1 of 1 vectors agree" in capsys.readouterr().out

@@ -17,9 +17,11 @@ import numpy as np
 from groupwise.errors import ConfigError, GroupwiseError
 from groupwise.lab.adapters import adapt
 from groupwise.lab.adapters.direct import direct
+from groupwise.lab.boxes import draw
+from groupwise.lab.equations import equations
 from groupwise.lab.fixture import Table
 from groupwise.lab.outcome import outcome
-from groupwise.objective.objective import describe
+from groupwise.objective.objective import Objective, describe
 
 EXACT, SINGLE = 1e-9, 1e-7
 BUNDLED = "objectives.json"
@@ -27,8 +29,9 @@ BUNDLED = "objectives.json"
 
 @dataclass(frozen=True)
 class Row:
-    """What came of one vector. `status` is pass, fail or error; `calls` counts credit, weigh and loss; `compared` are the errors
-    of what was expected by name, `left` the names of what we have no word for.
+    """What came of one vector. `status` is pass, fail or error; `composition` is the equation as `explain` prints it, `objective`
+    the parts with every field; `calls` counts credit, weigh and loss; `compared` are the errors of what was expected by name,
+    `left` the names of what we have no word for.
     """
 
     id: str
@@ -37,6 +40,7 @@ class Row:
     tolerance: float
     path: str
     objective: str
+    composition: str = ""
     hash: str = ""
     calls: Mapping[str, int] = field(default_factory=dict)
     compared: Mapping[str, float] = field(default_factory=dict)
@@ -79,15 +83,22 @@ def one(vector: Mapping[str, Any], fixture: Mapping[str, Any], padded: bool = Fa
         if case is None:
             asked = direct(vector, fixture)
             trained = np.array(fixture["response_mask"]) > 0
-            return _row(name, limit, vector["expected"], asked.call(), "direct", asked.part, trained, note=asked.reason)
+            return _row(name, limit, vector["expected"], asked.call(), "direct", asked.part, trained, composition=asked.part,
+                        note=asked.reason)
         result = outcome(Table(case, fixture, padded))
         got = {key: result.named(case.outputs[key]) for key in vector["expected"] if key in case.outputs}
         objective = case.objective
         mask = result.table.mask
         return _row(name, limit, vector["expected"], got, "train", describe(objective), mask, hash=objective.hash,
-                    calls=dict(result.objective.counts), variant=objective.depends_on_microbatches, note=case.note)
+                    composition=composition(objective), calls=dict(result.objective.counts), note=case.note,
+                    variant=objective.depends_on_microbatches)
     except GroupwiseError as error:
         return Row(name, "error", float("nan"), limit, "train", "", note=str(error))
+
+
+def composition(objective: Objective) -> str:
+    """The equations of an objective, drawn as `groupwise explain` draws them."""
+    return "\n".join("\n".join(draw(one.latex).lines) for one in equations(objective))
 
 
 def _row(name: str, limit: float, expected: Mapping[str, Any], got: Mapping[str, Any], path: str, objective: str,

@@ -49,8 +49,9 @@ def show(data: Mapping[str, Any], rows: Sequence[Row], console: Console | None =
     for row in (row for row in rows if row.variant):
         console.print(f"variant {row.id}: depends on how a step is cut into micro-batches", markup=False)
     passed, trained = [row for row in rows if row.status == "pass"], [row for row in rows if row.path == "train"]
-    console.print(f"\n{len(passed)} of {len(rows)} vectors agree, {len(trained)} of them through the credit, weights and loss of "
-                  f"training, by {len({row.hash for row in trained})} different objectives")
+    through = f", {len(trained)} of them through the credit, weights and loss of training, by " \
+              f"{len({row.hash for row in trained})} different objectives" if trained else ""
+    console.print(f"\n{len(passed)} of {len(rows)} vectors agree{through}")
     if passed:
         worst = max(passed, key=lambda row: row.max_error)
         exact = max((row for row in passed if row.tolerance < 1e-8), key=lambda row: row.max_error, default=worst)

@@ -17,6 +17,7 @@ from groupwise.core.services import Plan
 from groupwise.core.verdict import Component, Verdict
 from groupwise.errors import ObjectiveError
 from groupwise.methods.method import Method
+from groupwise.objective.aggregate import live_units
 from groupwise.objective.batch import Batch, Column, pack
 from groupwise.objective.credit import Reward
 from groupwise.objective.objective import Objective, Seen
@@ -130,6 +131,9 @@ def scene(method: Method) -> Scene:
               "sum_p2": 1 / (2 + 0.5 * count)}
     needed |= {name: old + 0.1 * torch.cos(count) for name in method.needs if name.startswith("teacher:")}
     batch = batch.with_columns(needed, method.objective.credit(made, batch, needed, state))
+    own = live_units(batch, "sequence", batch.counted)[batch.ids("token", "sequence")]  # not what is made for others' credit
+    batch, old, ratio, count = batch.written_by("policy"), old[own], ratio[own], count[own]
+    needed = {name: x[own] for name, x in needed.items()}
     if method.objective.depends_on_microbatches:  # a micro-batch for each group
         batch = batch.with_parts([np.flatnonzero(batch.layout.ids("sequence", "group") == g) for g in range(len(made))])
     live = Live(logp=old + ratio.log(), entropy=needed["entropy"], sum_p2=needed["sum_p2"],

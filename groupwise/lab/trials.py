@@ -80,7 +80,7 @@ def prepared(subject: Subject, sample: Sample) -> Batch:
     batch = pack(collected, default=sample.default, dtype=torch.float64)
     batch = replace(batch, columns={**batch.columns, "engine_logp": sample.table["engine_logp"][batch.tokens]})
     needed = _needed(method.needs | ({"old"} if sample.default == "old" else set()), sample, batch)
-    batch = batch.with_columns(needed, method.objective.credit(collected, batch, needed, state))
+    batch = batch.with_columns(needed, method.objective.credit(collected, batch, needed, state)).written_by("policy")
     if not method.objective.depends_on_microbatches:
         return batch
     # What depends on the cut is checked under one that moves with its tokens: a micro-batch for each group.
