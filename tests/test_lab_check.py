@@ -25,8 +25,8 @@ from groupwise.objective.gates import ClipCov
 from groupwise.objective.objective import Objective
 from groupwise.objective.penalties import Entropy
 from groupwise.objective.returns import Gae
+from groupwise.objective.soft import Shaped
 from groupwise.objective.terms import Policy, ValueLoss
-from groupwise.objective.trust import Shaped
 
 SEEDS = (0, 3)
 """Fractions off policy, and 0 and 1 on policy."""

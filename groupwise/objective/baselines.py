@@ -274,8 +274,8 @@ class BetaDensity:
     def __call__(self, cells: Cells) -> Values:
         """The density at each unit's cell, at least 1/most."""
         if bool((cells.mask & ((cells.x < 0) | (cells.x > 1))).any()):
-            raise ObjectiveError("beta_density takes rewards between 0 and 1 for chances; got others: give it a component of the "
-                                 "reward that is 0 or 1, or take another scale")
+            raise ObjectiveError(f"beta_density takes rewards between 0 and 1 for chances; got {cells.x.min():g} to "
+                                 f"{cells.x.max():g}: name a component that is (--method bnpo --method-args reward=correct)")
         rate = levels.reduce(cells.x, cells.ids, cells.size, "mean", mask=cells.mask)
         alpha, beta = self.shape(rate[np.unique(cells.ids[cells.mask])])
         with np.errstate(divide="ignore", invalid="ignore"):
