@@ -83,7 +83,8 @@ def equations(objective: Objective) -> tuple[Equation, ...]:
     for term in objective.terms:
         if isinstance(term, Kl):
             other = r"\pi_{\mathrm{ref}}" if term.against == "ref_logp" else rf"\pi_{{\mathrm{{{term.against}}}}}"
-            found.append(Equation("distance", "u", (rf"\log {other} - \log \pi_\theta",)))
+            found.append(Equation("distance", "u", (rf"\log {other} - \log \pi_\theta",),
+                                  f"on samples of the policy the gradient of this penalty is that of {term.gradient}"))
     return (*found, *_gradient(objective))
 
 
