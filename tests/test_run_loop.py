@@ -60,6 +60,18 @@ def test_every_method_trains(method, model, tmp_path):
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_mean_of_micro_batch_means_is_cut_as_it_was_weighed(model, tmp_path, workers):
+    """DAPO's published aggregation: the weights of every micro-batch add up to 1/K, whoever computes it."""
+    arguments = {"dynamic_sampling": False, "overlong_cache": 0, "micro_batch_means": True, "dual": 10.0}
+    run = tiny_run(model, method="dapo", method_args=arguments, micro_tokens=40, workers=workers)
+    found = rows(train(run, tmp_path))
+    assert all(row["weights/policy"] == pytest.approx(1.0) and row["grad_norm"] > 0 for row in found)
+    assert {row["idle_share"] for row in found} == {0.0}
+    plain = rows(train(replace(run, name="plain", method_args=arguments | {"micro_batch_means": False}), tmp_path))
+    assert found[0]["grad_norm"] != pytest.approx(plain[0]["grad_norm"], rel=1e-6)
+
+
 def test_a_batch_may_serve_several_optimiser_steps_and_a_reference(model, tmp_path):
     run = tiny_run(model, method="grpo", method_args={"kl": 0.1}, updates_per_batch=2)
     first, second = rows(train(run, tmp_path))

@@ -13,7 +13,7 @@ Source: paper, official code.
 
 from groupwise.methods.entropy import bonus, state
 from groupwise.methods.method import Method
-from groupwise.objective.aggregate import TokenMean
+from groupwise.objective.aggregate import MicroTokenMean, TokenMean
 from groupwise.objective.baselines import GroupMean, GroupStd
 from groupwise.objective.credit import Advantage
 from groupwise.objective.objective import Objective
@@ -24,16 +24,18 @@ from groupwise.verify.shaping import OverlongFilter, SoftOverlong
 
 
 def dapo(*, max_tokens: int, clip_low: float = 0.2, clip_high: float = 0.28, dynamic_sampling: bool = True, rounds: int = 10,
-         overlong_cache: int = -1, overlong_filter: bool = False, entropy: float = 0.0,
-         entropy_target: float = 0.0) -> Method:
+         overlong_cache: int = -1, overlong_filter: bool = False, dual: float = 0.0, micro_batch_means: bool = False,
+         entropy: float = 0.0, entropy_target: float = 0.0) -> Method:
     """`overlong_cache` is L_cache in tokens: -1 is a fifth of `max_tokens`, 0 switches the punishment off. `entropy` is the
-    coefficient of an entropy bonus; with `entropy_target` (nats a token) it is where an adaptive one starts.
+    coefficient of an entropy bonus; with `entropy_target` (nats a token) it is where an adaptive one starts. The published run had
+    `dual=10` and `micro_batch_means`, a variant: the mean over micro-batches of their own token means.
     """
     cache = max_tokens // 5 if overlong_cache < 0 else overlong_cache
+    rule = MicroTokenMean() if micro_batch_means else TokenMean()
     return Method(
         objective=Objective(
             credit_by=Advantage(baseline=GroupMean(), scale=GroupStd()),
-            terms=(Policy(trust=Clip(clip_low, clip_high), aggregate=TokenMean()), *bonus(entropy, entropy_target)),
+            terms=(Policy(trust=Clip(clip_low, clip_high, dual or None), aggregate=rule), *bonus(entropy, entropy_target)),
         ),
         admit=(mixed,) if dynamic_sampling else (),
         refill=Refill(rounds) if dynamic_sampling else None,
