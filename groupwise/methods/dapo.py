@@ -27,8 +27,8 @@ def dapo(*, max_tokens: int, clip_low: float = 0.2, clip_high: float = 0.28, dyn
          overlong_cache: int = -1, overlong_filter: bool = False, dual: float = 0.0, micro_batch_means: bool = False,
          entropy: float = 0.0, entropy_target: float = 0.0) -> Method:
     """`overlong_cache` is L_cache in tokens: -1 is a fifth of `max_tokens`, 0 switches the punishment off. `entropy` is the
-    coefficient of an entropy bonus; with `entropy_target` (nats a token) it is where an adaptive one starts. The published run had
-    `dual=10` and `micro_batch_means`, a variant: the mean over micro-batches of their own token means.
+    coefficient of an entropy bonus; with `entropy_target` (nats a token) it is where an adaptive one starts. The published run
+    had `dual=10` and `micro_batch_means`, a variant: the mean over micro-batches of their own token means.
     """
     cache = max_tokens // 5 if overlong_cache < 0 else overlong_cache
     rule = MicroTokenMean() if micro_batch_means else TokenMean()
