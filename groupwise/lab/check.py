@@ -132,7 +132,7 @@ SIGNS = {"pass": "ok  ", "fail": "FAIL", "note": "note", "skip": "-   "}
 def as_text(report: Report) -> str:
     """The report for a terminal."""
     width = max(len(one.name) for one in report.checks)
-    lines = [f"{report.method}: {report.composition}", ""]
+    lines = [f"{report.method}  (its equation: groupwise explain {report.method})", ""]
     for one in report.checks:
         size = f"{one.max_error:8.1e}" if one.status in ("pass", "fail") else " " * 8
         said = one.message if one.status in ("note", "skip") else ""
