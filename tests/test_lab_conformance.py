@@ -66,6 +66,13 @@ def test_a_wrong_number_is_seen(change):
     assert conformance.one(vector, data["fixtures"]["main"]).status == "fail"
 
 
+def test_an_odd_vector_is_a_row_like_the_others():
+    vector = dict(VECTORS["loss.grpo.oat"], config={})
+    row = conformance.one(vector, fixture_of(vector))
+    assert (row.status, row.path) == ("error", "train")
+    assert "critic_type" in row.note
+
+
 def test_a_gradient_under_the_mask_is_seen():
     vector = VECTORS["loss.grpo.trl"]
     mask = np.array(fixture_of(vector)["response_mask"]) > 0

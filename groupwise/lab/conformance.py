@@ -94,6 +94,9 @@ def one(vector: Mapping[str, Any], fixture: Mapping[str, Any], padded: bool = Fa
                     variant=objective.depends_on_microbatches)
     except GroupwiseError as error:
         return Row(name, "error", float("nan"), limit, "train", "", note=str(error))
+    except (KeyError, TypeError, ValueError, IndexError, AssertionError) as error:  # one odd vector must not hide the others
+        said = f"this config or fixture cannot be read: {type(error).__name__}: {error}"
+        return Row(name, "error", float("nan"), limit, "train", "", note=said)
 
 
 def composition(objective: Objective) -> str:
