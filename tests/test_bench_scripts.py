@@ -30,6 +30,13 @@ def test_the_gpu_benchmark_runs_at_toy_size(tmp_path):
     assert found["training"]["positions"] == 8 * (6 + 5 - 1)
 
 
+def test_products_are_compared(tmp_path):
+    run(BENCH / "linear.py", "--rows", 16, "--turns", 2, "--json", tmp_path / "found.json")
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert [(row["rows"], row["in"]) for row in found["gflops"]] == [(16, 256), (16, 512)]
+    assert all(row["ratio"] == pytest.approx(row["onednn"] / row["plain"]) for row in found["gflops"])
+
+
 def test_a_point_of_the_scaling_is_measured():
     point = {"hidden": 64, "layers": 1, "vocabulary": 32, "prompts": 2, "group": 4, "context": 4, "tokens": 6,
              "compute": "modules", "threads": 1}

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from groupwise.errors import ObjectiveError
 from groupwise.objective.latex import number
-from groupwise.objective.trust import PerToken
+from groupwise.objective.trust import PerToken, Unstopped
 
 
 @dataclass(frozen=True)
-class Sigmoid:
+class Sigmoid(Unstopped):
     """f = 4/tau sigmoid(tau (rho - 1)) A, tau by the sign of A (SAPO, arXiv 2511.20347, Eq. 6): a soft gate in place of a clip.
 
     Its slope in log pi is 4 s (1 - s) rho A: A at rho = 1, falling smoothly on both sides.
@@ -29,10 +29,6 @@ class Sigmoid:
         """The gated advantage."""
         tau = _by_sign(advantage > 0, self.positive, self.negative, ratio)
         return 4 / tau * torch.sigmoid(tau * (ratio - 1)) * advantage
-
-    def stopped(self, ratio: PerToken, advantage: PerToken, logp: PerToken) -> Bool[Tensor, " t"]:
-        """Nowhere."""
-        return torch.zeros_like(ratio, dtype=torch.bool)
 
     def latex(self) -> str:
         """Its equation."""
@@ -114,7 +110,7 @@ class Divergence:
 
 
 @dataclass(frozen=True)
-class GammaWeight:
+class GammaWeight(Unstopped):
     """f = sg[phi(rho)] A log pi, phi(w) = e^lambda w^k e^(-lambda w), so that phi(1) = 1 (VESPO, TRL 1.16).
 
     (k, lambda) go by the sign of A. With a sequence ratio (the product over tokens) this is VESPO's objective; the ratio is held
@@ -136,10 +132,6 @@ class GammaWeight:
         k, rate = _by_sign(up, self.k_positive, self.k_negative, w), _by_sign(up, self.lambda_positive, self.lambda_negative, w)
         return (rate + k * w.log() - rate * w).exp() * advantage * logp
 
-    def stopped(self, ratio: PerToken, advantage: PerToken, logp: PerToken) -> Bool[Tensor, " t"]:
-        """Nowhere."""
-        return torch.zeros_like(ratio, dtype=torch.bool)
-
     def latex(self) -> str:
         """Its equation."""
         pairs = (self.k_positive, self.lambda_positive), (self.k_negative, self.lambda_negative)
@@ -153,7 +145,7 @@ class GammaWeight:
 
 
 @dataclass(frozen=True)
-class Shaped:
+class Shaped(Unstopped):
     """f = p / (p + gamma) A for tokens of unknown behaviour, whose ratio p = pi divides by 1 (LUFFY, arXiv 2504.14945, Eq. 7).
 
     It keeps learning from what the policy finds unlikely: the slope at small p is 1/gamma of that without shaping.
@@ -168,10 +160,6 @@ class Shaped:
     def __call__(self, ratio: PerToken, advantage: PerToken, logp: PerToken) -> PerToken:
         """The shaped advantage."""
         return ratio / (ratio + self.gamma) * advantage
-
-    def stopped(self, ratio: PerToken, advantage: PerToken, logp: PerToken) -> Bool[Tensor, " t"]:
-        """Nowhere."""
-        return torch.zeros_like(ratio, dtype=torch.bool)
 
     def latex(self) -> str:
         """Its equation."""

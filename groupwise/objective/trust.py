@@ -29,17 +29,21 @@ class Trust(Protocol):
         ...
 
 
+class Unstopped:
+    """A trust rule that never takes the whole gradient away."""
+
+    def stopped(self, ratio: PerToken, advantage: PerToken, logp: PerToken) -> Bool[Tensor, " t"]:
+        """Nowhere."""
+        return torch.zeros_like(ratio, dtype=torch.bool)
+
+
 @dataclass(frozen=True)
-class LogProb:
+class LogProb(Unstopped):
     """f = A log pi: REINFORCE; no ratio."""
 
     def __call__(self, ratio: PerToken, advantage: PerToken, logp: PerToken) -> PerToken:
         """A log pi."""
         return advantage * logp
-
-    def stopped(self, ratio: PerToken, advantage: PerToken, logp: PerToken) -> Bool[Tensor, " t"]:
-        """Nowhere."""
-        return torch.zeros_like(ratio, dtype=torch.bool)
 
     def latex(self) -> str:
         """Its equation."""
@@ -51,16 +55,12 @@ class LogProb:
 
 
 @dataclass(frozen=True)
-class Unclipped:
+class Unclipped(Unstopped):
     """f = rho A: the importance-weighted policy gradient."""
 
     def __call__(self, ratio: PerToken, advantage: PerToken, logp: PerToken) -> PerToken:
         """The weighted advantage."""
         return ratio * advantage
-
-    def stopped(self, ratio: PerToken, advantage: PerToken, logp: PerToken) -> Bool[Tensor, " t"]:
-        """Nowhere."""
-        return torch.zeros_like(ratio, dtype=torch.bool)
 
     def latex(self) -> str:
         """Its equation."""
@@ -127,7 +127,7 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class DetachClip:
+class DetachClip(Unstopped):
     """f = sg[clip(rho, 1 - low, 1 + high)] A log pi: every token keeps its gradient (CISPO, arXiv 2506.13585, Eq. 4-5).
 
     `low` None: no lower bound (as the paper trains).
@@ -146,10 +146,6 @@ class DetachClip:
         low = None if self.low is None else 1 - self.low
         return ratio.clamp(low, 1 + self.high).detach() * advantage * logp
 
-    def stopped(self, ratio: PerToken, advantage: PerToken, logp: PerToken) -> Bool[Tensor, " t"]:
-        """Nowhere."""
-        return torch.zeros_like(ratio, dtype=torch.bool)
-
     def latex(self) -> str:
         """Its equation."""
         return rf"{self.slope_latex()} \log \pi_\theta"
@@ -162,7 +158,7 @@ class DetachClip:
 
 
 @dataclass(frozen=True)
-class DetachCap:
+class DetachCap(Unstopped):
     """f = sg[min(rho, cap)] A log pi: DetachClip whose bound is a ratio itself (TRL's `epsilon_high` of cispo; ScaleRL: 5).
 
     A cap below 1 shrinks every weight and is most likely an offset given by mistake: `below_one` has to say that it is meant.
@@ -179,10 +175,6 @@ class DetachCap:
     def __call__(self, ratio: PerToken, advantage: PerToken, logp: PerToken) -> PerToken:
         """The bounded ratio weighs REINFORCE."""
         return ratio.clamp(max=self.cap).detach() * advantage * logp
-
-    def stopped(self, ratio: PerToken, advantage: PerToken, logp: PerToken) -> Bool[Tensor, " t"]:
-        """Nowhere."""
-        return torch.zeros_like(ratio, dtype=torch.bool)
 
     def latex(self) -> str:
         """Its equation."""
