@@ -31,7 +31,7 @@ from versus.sides import Trl, ours  # noqa: E402
 from versus.watch import FailedError, Watched, environment  # noqa: E402
 
 from groupwise.kernels.build import find  # noqa: E402
-from groupwise.run.config import cores  # noqa: E402
+from groupwise.run.machine import cores  # noqa: E402
 
 BASELINE = Path(__file__).with_name("baseline.json")
 MARGIN = 0.75

@@ -44,8 +44,8 @@ from groupwise.objective.terms import Live  # noqa: E402
 from groupwise.run import metrics  # noqa: E402
 from groupwise.run.assemble import method_of  # noqa: E402
 from groupwise.run.collect import Sampler  # noqa: E402
-from groupwise.run.config import Run  # noqa: E402
 from groupwise.run.grade import Grader  # noqa: E402
+from groupwise.run.settings import Run  # noqa: E402
 from groupwise.run.track import Console, Record  # noqa: E402
 from groupwise.tasks.reduce import demonstrations  # noqa: E402
 

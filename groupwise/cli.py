@@ -11,8 +11,9 @@ import tyro
 import groupwise
 from groupwise.commands import check, check_report, conformance, diff, explain
 from groupwise.errors import ConfigError, GroupwiseError, nearest
-from groupwise.run.config import Run, from_toml, from_words
+from groupwise.run.config import from_toml, from_words
 from groupwise.run.disk import read_json, write_json
+from groupwise.run.settings import Run
 
 # The modules that do the work load torch, which takes seconds. They are imported inside the commands, so that help, a mistyped
 # setting and a missing file are answered at once. Nowhere else in the package are imports deferred.

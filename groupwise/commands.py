@@ -10,8 +10,8 @@ from typing import Any
 import tyro
 
 from groupwise.errors import ConfigError
-from groupwise.run.config import Words
 from groupwise.run.disk import write, write_json
+from groupwise.run.settings import Words
 
 FAILED = 1
 """Exit code: what was asked about does not hold."""

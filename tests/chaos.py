@@ -28,8 +28,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from run_support import tiny_folder, tiny_run
 
-from groupwise.run.config import Run, to_toml
+from groupwise.run.config import to_toml
 from groupwise.run.loop import SETTINGS, resume, train
+from groupwise.run.settings import Run
 
 ROOT, STEPS = Path(__file__).resolve().parent.parent, 6
 PATCHED = ("replace", "rename", "fsync", "unlink", "rmdir")

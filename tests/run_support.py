@@ -6,7 +6,7 @@ from typing import Any
 
 from groupwise.models.build import character_tokenizer, random_policy
 from groupwise.models.load import Policy, policy_of, save
-from groupwise.run.config import LearnerSettings, Run, SamplingSettings
+from groupwise.run.settings import LearnerSettings, Run, SamplingSettings
 
 REWARDS = Path(__file__).resolve().with_name("run_rewards.py")
 REWARD = f"{REWARDS}:digits"

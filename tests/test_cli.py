@@ -8,8 +8,9 @@ import pytest
 
 from groupwise import __version__, cli
 from groupwise.errors import TrainingError
-from groupwise.run.config import Run, to_toml
+from groupwise.run.config import to_toml
 from groupwise.run.disk import read_json, write_json
+from groupwise.run.settings import Run
 
 ROOT = Path(__file__).parent.parent
 

@@ -18,7 +18,7 @@ from groupwise.objective.batch import pack
 from groupwise.objective.objective import Objective
 from groupwise.objective.terms import Live, Policy
 from groupwise.run.assemble import method_of
-from groupwise.run.config import Run
+from groupwise.run.settings import Run
 
 PAGE = (Path(__file__).parent.parent / "docs" / "equations.md").read_text()
 

@@ -36,7 +36,7 @@ from groupwise.objective.latex import bracketed, equation, says
 from groupwise.objective.terms import Live, Term
 from groupwise.run.catalogue import default
 from groupwise.run.compose import method_of
-from groupwise.run.config import Run
+from groupwise.run.settings import Run
 
 MINE = '''"""My own (Somebody 2026, arXiv 2601.00001, Eq. 7 and 8).
 

@@ -20,8 +20,9 @@ from groupwise.models.load import policy_of, save
 from groupwise.objective.objective import Objective
 from groupwise.objective.returns import Gae
 from groupwise.objective.terms import ValueLoss
-from groupwise.run.config import Run, to_toml
+from groupwise.run.config import to_toml
 from groupwise.run.disk import read_json
+from groupwise.run.settings import Run
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -19,10 +19,10 @@ from groupwise.objective.terms import Policy
 from groupwise.objective.trust import LogProb
 from groupwise.run.assemble import assemble
 from groupwise.run.checkpoint import Checkpoints
-from groupwise.run.config import SamplingSettings
 from groupwise.run.disk import read_lines
 from groupwise.run.grade import Grader, judged
 from groupwise.run.loop import train
+from groupwise.run.settings import SamplingSettings
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,9 @@ import pytest
 
 from groupwise import cli
 from groupwise.errors import ConfigError
-from groupwise.run import config
-from groupwise.run.config import LearnerSettings, Run, SamplingSettings, arithmetic, from_toml, from_words, resolved, to_toml
+from groupwise.run import config, machine
+from groupwise.run.config import arithmetic, from_toml, from_words, resolved, to_toml
+from groupwise.run.settings import LearnerSettings, Run, SamplingSettings
 
 ODD = Run(name="a.b-1", task="m:f", task_args={"path": 'a "quoted" \\ ü\n', "deep": {"x": [1, 2.5, {"y": True}]}, "odd key": -1},
           method_args={"big": 1e300, "small": 1e-7, "neg": -0.0, "del": "\x7f", "sizes": (1, 2)}, rewards=("a:b", "c:d"),
@@ -104,9 +105,9 @@ def test_contradictions_are_refused_before_any_work(change, message):
 
 
 def test_threads_follow_the_size_of_the_model():
-    assert config.with_threads(Run(), 2_000_000).learner.threads == 1
-    assert config.with_threads(Run(), 500_000_000).learner.threads == min(config.cores(), 16)
-    assert config.with_threads(Run(learner=LearnerSettings(threads=3)), 2_000_000).learner.threads == 3
+    assert machine.with_threads(Run(), 2_000_000).learner.threads == 1
+    assert machine.with_threads(Run(), 500_000_000).learner.threads == min(machine.cores(), 16)
+    assert machine.with_threads(Run(learner=LearnerSettings(threads=3)), 2_000_000).learner.threads == 3
 
 
 def test_resolved_names_the_run():

@@ -17,10 +17,10 @@ from groupwise.core.services import Request, Sampling
 from groupwise.errors import ConfigError, EngineError, ObjectiveError, TrainingError
 from groupwise.models.head import Want
 from groupwise.models.load import load, save
-from groupwise.run import config, workers
+from groupwise.run import machine, workers
 from groupwise.run.assemble import engine_of, learner_of, method_of
-from groupwise.run.config import LearnerSettings, Run
 from groupwise.run.loop import resume, train
+from groupwise.run.settings import LearnerSettings, Run
 from groupwise.run.workers import Setup, Workers, deal
 
 METHODS = {"dr_grpo": {}, "gspo": {}, "grpo": {"kl": 0.1}, "run_methods:reaching": {}, "run_methods:critic": {}}
@@ -201,8 +201,8 @@ def test_a_run_of_two_processes_resumes_bit_for_bit(model, tmp_path, capsys):
 
 def test_how_many_processes(monkeypatch):
     def chosen(parameters=2_000_000, kernels=False, device="cpu", cores=2, **learner):
-        monkeypatch.setattr(config, "cores", lambda: cores)
-        found = config.with_threads(Run(learner=LearnerSettings(**learner)), parameters, kernels, device).learner
+        monkeypatch.setattr(machine, "cores", lambda: cores)
+        found = machine.with_threads(Run(learner=LearnerSettings(**learner)), parameters, kernels, device).learner
         return found.workers, found.threads
 
     assert chosen() == (2, 1)

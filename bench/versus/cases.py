@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from groupwise.models.build import random_policy
 from groupwise.models.load import policy_of, save
 from groupwise.run.assemble import base_of
-from groupwise.run.config import Run
+from groupwise.run.settings import Run
 from groupwise.tasks.reduce import demonstrations
 from versus.environment import cache
 from versus.sides import ROOT

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from groupwise.kernels.build import KINDS, features
-from groupwise.run.config import cores
+from groupwise.run.machine import cores
 from versus.environment import cache, pins
 from versus.figures import rounded
 from versus.sides import ROOT

@@ -9,7 +9,8 @@ from groupwise.core.rollout import Prompt
 from groupwise.models.load import load
 from groupwise.models.template import decode, fill, template
 from groupwise.run.assemble import base_of
-from groupwise.run.config import Run, from_words
+from groupwise.run.config import from_words
+from groupwise.run.settings import Run
 from groupwise.sampling.history import History
 from groupwise.sampling.planner import Shuffled
 from groupwise.tasks import make

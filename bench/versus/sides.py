@@ -10,8 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from groupwise.run.config import cores
 from groupwise.run.disk import read_lines
+from groupwise.run.machine import cores
 from versus.setting import Setting
 from versus.watch import Watched, environment
 

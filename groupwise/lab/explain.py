@@ -18,7 +18,8 @@ from groupwise.methods.method import Method
 from groupwise.objective.objective import describe
 from groupwise.run.catalogue import indented, paragraph
 from groupwise.run.compose import factory_of, method_of
-from groupwise.run.config import Run, from_words
+from groupwise.run.config import from_words
+from groupwise.run.settings import Run
 
 UNSAID = "not said"
 PLACE = re.compile(r"^(?:Eq|section|Section|Listing|Algorithm|Table|listing)\b")

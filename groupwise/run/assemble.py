@@ -28,8 +28,9 @@ from groupwise.models.load import Policy, context_limit, load
 from groupwise.models.template import fill, template
 from groupwise.run.collect import Sampler
 from groupwise.run.compose import method_of
-from groupwise.run.config import SMALL, Run, with_threads
 from groupwise.run.grade import Grader
+from groupwise.run.machine import SMALL, device_of, with_threads
+from groupwise.run.settings import Run
 from groupwise.run.workers import Setup, Split, Workers
 from groupwise.tasks import make
 from groupwise.tasks.task import Task
@@ -74,16 +75,6 @@ def base_of(run: Run) -> str | Path:
         raise ConfigError(f"the base policy of task {run.task!r} is not in the package; make it with `groupwise warmup --out "
                           "FOLDER` and give --model FOLDER")
     return folder
-
-
-def device_of(run: Run) -> str:
-    """The device's name; ConfigError if it is not there."""
-    wanted = run.learner.device
-    if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"device {wanted!r} was asked for, but torch sees no CUDA device; take --device cpu or auto")
-    return wanted
 
 
 def assemble(run: Run, folder: Path, weights: Path | None = None) -> Job:

@@ -10,7 +10,7 @@ from groupwise.errors import ConfigError, nearest
 from groupwise.methods import METHODS
 from groupwise.methods.method import Method
 from groupwise.methods.update import Minibatches, Once
-from groupwise.run.config import Run
+from groupwise.run.settings import Run
 
 
 def factory_of(name: str) -> Callable[..., Any]:

@@ -22,8 +22,8 @@ from groupwise.methods.method import Method
 from groupwise.objective.terms import Term
 from groupwise.run import toml
 from groupwise.run.compose import method_of
-from groupwise.run.config import Run
 from groupwise.run.disk import write
+from groupwise.run.settings import Run
 
 FLAG = "--accept-equation"
 UNNAMED = ("name", "needs")

@@ -19,9 +19,10 @@ from groupwise.run import equation, metrics
 from groupwise.run.assemble import Job, assemble, meta
 from groupwise.run.checkpoint import Checkpoints
 from groupwise.run.compose import method_of
-from groupwise.run.config import Run, arithmetic, from_toml, resolved, to_toml
+from groupwise.run.config import arithmetic, from_toml, resolved, to_toml
 from groupwise.run.disk import lock, publish, write
 from groupwise.run.finish import alarms, command, evaluate_now, finish, show
+from groupwise.run.settings import Run
 from groupwise.run.track import Console, Record
 
 SETTINGS = "run.toml"

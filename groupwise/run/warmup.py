@@ -28,10 +28,11 @@ from groupwise.objective.credit import Advantage
 from groupwise.objective.objective import Objective
 from groupwise.objective.terms import Supervised
 from groupwise.run.assemble import compiler, engine_of, kernels_of
-from groupwise.run.config import MAX_THREADS, Words, cores
 from groupwise.run.disk import write_json
 from groupwise.run.evaluate import evaluate
 from groupwise.run.grade import Grader
+from groupwise.run.machine import MAX_THREADS, cores
+from groupwise.run.settings import Words
 from groupwise.run.toml import plain
 from groupwise.tasks import DEMONSTRATIONS, make
 from groupwise.tasks.task import Task

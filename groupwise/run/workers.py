@@ -29,7 +29,7 @@ from groupwise.learner.work import Outcome, Task
 from groupwise.models.load import Policy
 from groupwise.objective.objective import Objective
 from groupwise.run import shared
-from groupwise.run.config import Run
+from groupwise.run.settings import Run
 
 PATIENCE = 300.0
 """Seconds that an answer may take, or ten times as long as this process took for its own share."""
