@@ -157,8 +157,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except GroupwiseError as error:
         print(f"groupwise: {error}", file=sys.stderr)
         return REFUSED
-    except KeyboardInterrupt:
-        print("groupwise: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"groupwise: {str(stop) or 'interrupted'}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         # Python flushes stdout once more on its way out, which would fail again.

@@ -11,6 +11,7 @@ from groupwise.errors import TrainingError
 from groupwise.run.config import to_toml
 from groupwise.run.disk import read_json, write_json
 from groupwise.run.settings import Run
+from groupwise.run.stop import Stopped
 
 ROOT = Path(__file__).parent.parent
 
@@ -91,6 +92,10 @@ def test_errors_on_purpose_are_messages_and_others_are_not_hidden(loop, capsys):
     assert capsys.readouterr().err == "groupwise: three gradients were not finite\n"
     fail(KeyboardInterrupt())
     assert cli.main(["train"]) == 130
+    assert capsys.readouterr().err == "groupwise: interrupted\n"
+    fail(Stopped("ended after step 3"))
+    assert cli.main(["train"]) == 130
+    assert capsys.readouterr().err == "groupwise: ended after step 3\n"
     fail(ZeroDivisionError())
     with pytest.raises(ZeroDivisionError):
         cli.main(["train"])

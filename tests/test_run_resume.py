@@ -1,5 +1,6 @@
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from groupwise.errors import CheckpointError
 from groupwise.run import loop
 from groupwise.run.checkpoint import Checkpoints
 from groupwise.run.loop import resume, train
+from groupwise.run.stop import Stop, Stopped
 
 HERE = Path(__file__).parent
 STEPS = chaos.STEPS
@@ -158,6 +160,35 @@ def test_two_processes_never_work_on_one_run(whole, copy):
         holder.stdout.close()
     resume(copy)
     assert chaos.differences(copy, whole) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_run_after_its_step_and_saves_it(whole, tmp_path, monkeypatch, number, capsys):
+    run = tiny_run(whole.parent.parent / "model", steps=STEPS, eval_every=3, checkpoint_every=2)
+    packed, before = loop.pack, signal.getsignal(number)
+
+    def pack(*given, **named):
+        signal.raise_signal(number)
+        return packed(*given, **named)
+
+    monkeypatch.setattr(loop, "pack", pack)
+    with pytest.raises(Stopped, match=f"after step 1 of {STEPS}.*resume"):
+        train(run, tmp_path / "runs")
+    assert f"{number.name}: the step is finished and saved" in capsys.readouterr().out
+    assert signal.getsignal(number) is before
+    monkeypatch.undo()
+    assert chaos.differences(resume(tmp_path / "runs" / run.name), whole) == []
+
+
+def test_a_second_signal_ends_it_at_once():
+    said = []
+    with Stop(said.append) as stop:
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.asked
+        with pytest.raises(KeyboardInterrupt) as caught:
+            signal.raise_signal(signal.SIGINT)
+    assert len(said) == 1
+    assert not isinstance(caught.value, Stopped)
 
 
 def test_what_a_method_remembers_comes_back(tmp_path, monkeypatch):

@@ -23,6 +23,7 @@ from groupwise.run.config import arithmetic, from_toml, resolved, to_toml
 from groupwise.run.disk import lock, publish, write
 from groupwise.run.finish import alarms, command, evaluate_now, finish, show
 from groupwise.run.settings import Run
+from groupwise.run.stop import Stop, Stopped
 from groupwise.run.track import Console, Record
 
 SETTINGS = "run.toml"
@@ -30,8 +31,8 @@ PATIENCE = 3
 """Steps in a row without a single group to train on, after which the run stops."""
 
 
-def loop(job: Job, start: int, record: Record, console: Console, checkpoints: Checkpoints) -> None:
-    """Steps `start` to the end: draw, collect, credit, weigh, step, load."""
+def loop(job: Job, start: int, record: Record, console: Console, checkpoints: Checkpoints, stop: Stop) -> None:
+    """Steps `start` to the end: draw, collect, credit, weigh, step, load. Stopped: that was asked for, and is saved."""
     run, method, learner, sampler = job.run, job.method, job.learner, job.sampler
     objective = method.objective
     for step in range(start, run.steps):
@@ -61,9 +62,12 @@ def loop(job: Job, start: int, record: Record, console: Console, checkpoints: Ch
         if run.eval_every and ((step + 1) % run.eval_every == 0 or last):
             timing["evaluate"] = evaluate_now(job, step + 1, record, console)
         record.log(step + 1, seen, timing)
-        if last or (run.checkpoint_every and (step + 1) % run.checkpoint_every == 0):
+        ending = stop.asked and not last
+        if last or ending or (run.checkpoint_every and (step + 1) % run.checkpoint_every == 0):
             record.sync()
             checkpoints.save(step + 1, lambda folder: _state(job, folder, record))
+        if ending:
+            raise Stopped(f"ended after step {step + 1} of {run.steps}: go on with `{command()} resume {job.folder}`")
 
 
 def _patience(empty: int, groups: Sequence[Group], refused: Any) -> int:
@@ -162,7 +166,7 @@ def _go(job: Job, start: int, sizes: dict[str, int] | None, problems: Sequence[s
     record = Record(job.folder)
     try:
         record.truncate(sizes or dict.fromkeys(record.sizes(), 0))
-        with job.workers, job.grader, Console(job.run.steps) as console:
+        with job.workers, job.grader, Console(job.run.steps) as console, Stop(console.warn) as stop:
             if job.task.dropped:
                 console.say(f"{job.task.dropped} training prompts stand twice in the data and are used once")
             for line in job.notes:
@@ -176,7 +180,7 @@ def _go(job: Job, start: int, sizes: dict[str, int] | None, problems: Sequence[s
             if start == 0 and job.run.eval_every:
                 evaluate_now(job, 0, record, console)
             gc.freeze()  # what was made so far stays: collections need not walk the libraries' objects at every step
-            loop(job, start, record, console, Checkpoints(job.folder, job.run.keep))
+            loop(job, start, record, console, Checkpoints(job.folder, job.run.keep), stop)
             summary = finish(job)
             show(summary, console)
     finally:
