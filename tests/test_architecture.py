@@ -139,7 +139,7 @@ def test_everything_public_has_a_docstring():
 
 
 def sources():
-    yield from (path for path in ROOT.iterdir() if path.is_file() and path.suffix in TEXT)
+    yield from (path for path in ROOT.iterdir() if path.is_file() and path.suffix in TEXT and path.name != ".git")
     for folder in FOLDERS:
         yield from (path for path in (ROOT / folder).rglob("*") if path.is_file() and path.suffix in TEXT)
 

@@ -95,6 +95,9 @@ def test_a_completion_does_not_depend_on_its_company():
     alone = compiled.sample([(11,)], np.zeros(2, int), streams[8:10], max_tokens=40, temperature=TEMPERATURE, end_tokens=[2])
     assert np.array_equal(alone.tokens, made.tokens[8:10])
     assert np.array_equal(alone.logp, made.logp[8:10])
+    for few in (1, 5, 16):  # rows at a time, the others begin as these end
+        _, _, again = sampled(compiled, most=few)
+        assert all(np.array_equal(getattr(again, name), getattr(made, name)) for name in ("tokens", "logp", "lengths", "done"))
 
 
 def test_tokens_are_drawn_by_the_keyed_numbers():

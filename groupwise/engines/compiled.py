@@ -16,10 +16,9 @@ from groupwise.models.load import Policy
 
 
 class Kernels(Native):
-    """As `Native`, by the kernels. A completion does not depend on what it is batched with, bit for bit."""
+    """As `Native`, by the kernels, which begin rows as others end. A completion does not depend on its company, bit for bit."""
 
-    per_context = 1
-    """A context has a cache of its own."""
+    in_waves = False
 
     def __init__(self, policy: Policy, compiled: Compiled, *, max_rows: int = 256) -> None:
         self._describe(policy, max_rows)
@@ -35,10 +34,7 @@ class Kernels(Native):
         if sampling.truncates:
             raise EngineError(f"the kernels sample from the whole distribution; got {sampling}: take compute=modules for top_k, "
                               "top_p and min_p")
-        # A wave is sorted by the length of contexts, and threads take neighbours: each gets long ones and short ones.
-        contexts, threads = list(dict.fromkeys(row.context for row in rows)), self.compiled.threads
-        place = {context: i for i, context in enumerate(c for t in range(threads) for c in contexts[t::threads])}
-        rows = sorted(rows, key=lambda row: place[row.context])
+        place = {context: i for i, context in enumerate(dict.fromkeys(row.context for row in rows))}
         stops = StopStrings(self.policy.tokenizer, sampling.stop)
         looked = np.zeros(len(rows), dtype=np.int64)
 
@@ -52,8 +48,8 @@ class Kernels(Native):
         made = self.compiled.sample(
             list(place), np.array([place[row.context] for row in rows]),
             np.array([row.stream & 0xFFFFFFFFFFFFFFFF for row in rows], dtype=np.uint64), max_tokens=sampling.max_tokens,
-            temperature=sampling.temperature, end_tokens=self.policy.eos_ids, stride=STRIDE if sampling.stop else 0,
-            look=look if sampling.stop else None)
+            temperature=sampling.temperature, end_tokens=self.policy.eos_ids, most=self.max_rows,
+            stride=STRIDE if sampling.stop else 0, look=look if sampling.stop else None)
         self.stats["prefill_tokens"] += float(sum(map(len, place)))
         self.stats["steps"] += float(made.lengths.max() - 1)
         for i, row in enumerate(rows):

@@ -6,6 +6,7 @@ where one fits. A wave is prefilled once per distinct context, sampled to its en
 are keyed by stream and position, so a completion depends on batching only through the rounding of logits.
 """
 
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,8 +50,8 @@ class Native:
     prefill_tokens, steps. A stop string ends a completion after the token that completes it.
     """
 
-    per_context = 0
-    """What a context counts for among `max_rows`, besides its completions: nothing, as each row has a copy of it."""
+    in_waves = True
+    """Whether at most `max_rows` rows begin together and are sampled to their end before others begin."""
 
     def __init__(self, policy: Policy, *, max_rows: int = 256, trunk: Trunk | None = None) -> None:
         self._describe(policy, max_rows)
@@ -73,7 +74,7 @@ class Native:
         began = time.perf_counter()
         self.stats = {"tokens": 0.0, "seconds": 0.0, "prefill_tokens": 0.0, "steps": 0.0}
         found: dict[tuple[int, int], Completion] = {}
-        for sampling, wave in _waves(requests, self.max_rows, self.per_context):
+        for sampling, wave in _waves(requests, self.max_rows if self.in_waves else sys.maxsize):
             found.update(self._run(sampling, wave))
         self.stats["tokens"] = float(sum(len(c.tokens) for c in found.values()))
         self.stats["seconds"] = time.perf_counter() - began
@@ -245,26 +246,25 @@ def draw(logp: Float[Tensor, "n v"], uniform: Float64[Tensor, " n"]) -> Int[Tens
     return torch.searchsorted(cumulative, target[:, None], right=True)[:, 0]
 
 
-def _waves(requests: Sequence[Request], max_rows: int, per_context: int = 0) -> Iterator[tuple[Sampling, list[Row]]]:
-    """The batches, as the module's docstring says; a context counts as so many rows besides those of its completions."""
+def _waves(requests: Sequence[Request], max_rows: int) -> Iterator[tuple[Sampling, list[Row]]]:
+    """The batches, as the module's docstring says."""
     groups: dict[Sampling, dict[tuple[int, ...], list[Row]]] = {}
     for i, request in enumerate(requests):
         context = request.context.tokens
         rows = [Row(i, s, context, stream) for s, stream in enumerate(request.streams)]
         groups.setdefault(request.sampling, {}).setdefault(context, []).extend(rows)
-    room = max(1, max_rows - per_context)
     for sampling, contexts in groups.items():
         wave: list[Row] = []
         filled = 0
         for context in sorted(contexts, key=len):
             rows = contexts[context]
-            if wave and filled + len(rows) + per_context > max_rows:
+            if wave and filled + len(rows) > max_rows:
                 yield sampling, wave
                 wave, filled = [], 0
-            while len(rows) > room:
-                yield sampling, rows[:room]
-                rows = rows[room:]
+            while len(rows) > max_rows:
+                yield sampling, rows[:max_rows]
+                rows = rows[max_rows:]
             wave += rows
-            filled += len(rows) + per_context
+            filled += len(rows)
         if wave:
             yield sampling, wave

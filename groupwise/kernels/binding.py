@@ -39,7 +39,7 @@ class Values(ctypes.Structure):
 class Wishes(ctypes.Structure):
     """What is to be sampled, as `Wishes` of sampling.h."""
 
-    _fields_ = [*[(name, ctypes.c_int32) for name in ("contexts", "rows", "max_tokens", "ends")],
+    _fields_ = [*[(name, ctypes.c_int32) for name in ("contexts", "rows", "max_tokens", "ends", "most")],
                 *[(name, ctypes.c_void_p) for name in ("context_tokens", "context_starts", "context", "end_tokens", "streams")],
                 ("temperature", ctypes.c_float),
                 *[(name, ctypes.c_void_p) for name in ("tokens", "lengths", "logp", "done")]]

@@ -192,9 +192,10 @@ class Compiled:
     # ---- sampling ----------------------------------------------------------------------------------------------------
 
     def sample(self, contexts: Sequence[Sequence[int]], context: Int[np.ndarray, " n"], streams: np.ndarray, *, max_tokens: int,
-               temperature: float, end_tokens: Sequence[int], stride: int = 0,
+               temperature: float, end_tokens: Sequence[int], most: int = 256, stride: int = 0,
                look: Callable[["Sampled"], None] | None = None) -> "Sampled":
-        """Complete contexts[context[i]] for every row; rows of one context stand together.
+        """Complete contexts[context[i]] for every row; rows of one context stand together. At most `most` rows run at a time:
+        others begin when some have ended.
 
         `look` is called every `stride` tokens; it may shorten a row's length, with done[i] = 1.
         """
@@ -205,17 +206,15 @@ class Compiled:
         self._check(flat, np.diff(starts), flat)
         rows = np.ascontiguousarray(context, dtype=np.int32)
         ends, keys = np.array(end_tokens, dtype=np.int32), np.ascontiguousarray(streams, dtype=np.uint64)
-        wishes = Wishes(len(contexts), n, max_tokens, len(ends), flat.ctypes.data, starts.ctypes.data, rows.ctypes.data,
+        wishes = Wishes(len(contexts), n, max_tokens, len(ends), most, flat.ctypes.data, starts.ctypes.data, rows.ctypes.data,
                          ends.ctypes.data, keys.ctypes.data, temperature, made.tokens.ctypes.data, made.lengths.ctypes.data,
                          made.logp.ctypes.data, made.done.ctypes.data)
         sampler = self._made(self._lib.gw_sampler(self._engine, ctypes.byref(wishes)))
         try:
-            for _ in range(0, max_tokens, stride or max_tokens):
-                self._done(self._lib.gw_sample(self._engine, sampler, stride or max_tokens))
+            while not made.done.all():
+                self._done(self._lib.gw_sample(self._engine, sampler, stride or 2**31 - 1))
                 if look is not None:
                     look(made)
-                if made.done.all():
-                    break
         finally:
             self._done(self._lib.gw_sampler_end(self._engine, sampler))
         return made

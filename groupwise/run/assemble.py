@@ -38,8 +38,7 @@ from groupwise.tasks.task import Task
 EMBEDDED = {"reduce": "reduce"}
 """Tasks with a base policy in the package, and the folder of it."""
 MOST_ROWS = 256
-CACHES = 288
-"""Caches that the kernels hold at a time while sampling: of 256 completions in groups of eight, and of their contexts."""
+"""Completions that are sampled at a time."""
 
 
 @dataclass
@@ -156,7 +155,7 @@ def engine_of(policy: Policy, compiled: Compiled | None = None, workers: Workers
     captured steps.
     """
     if compiled is not None:
-        return Kernels(policy, compiled, max_rows=CACHES)
+        return Kernels(policy, compiled, max_rows=MOST_ROWS)
     if workers is not None and workers.size > 1:
         return Split(policy, workers, max_rows=MOST_ROWS)
     on_gpu = next(policy.model.parameters()).is_cuda

@@ -102,13 +102,10 @@ class EngineOf : public Engine {
     int longest = 0;
     for (int c = 0; c < w.contexts; c++) longest = std::max(longest, w.context_starts[c + 1] - w.context_starts[c]);
     model_.reach(longest + w.max_tokens);
-    auto found = std::make_unique<Shares>();
-    std::vector<int> at = cuts(w, threads_);
+    auto found = std::make_unique<Shares>(model_.shape, w, threads_);
     for (int t = 0; t < threads_; t++) {
-      std::vector<Arena*> some;
-      for (int i = 0; i < PARTS_OF_CACHES; i++) some.push_back(borrow());
-      found->memory.insert(found->memory.end(), some.begin(), some.end());
-      found->samplers.push_back(std::make_unique<Sampler<T>>(model_, w, at[t], at[t + 1], some));
+      found->memory.push_back(borrow());
+      found->samplers.push_back(std::make_unique<Sampler<T>>(model_, w, found->queue, *found->memory.back()));
     }
     return found.release();
   }
@@ -130,12 +127,11 @@ class EngineOf : public Engine {
     std::vector<std::vector<int>> dealt;
   };
   struct Shares {
+    Shares(const Sizes& s, const Wishes& w, int threads) : queue(s, w, threads) {}
+    Queue queue;
     std::vector<std::unique_ptr<Sampler<T>>> samplers;
     std::vector<Arena*> memory;
   };
-
-  // A sampler's caches lie in several arenas, so that each is about as large as training needs it.
-  static constexpr int PARTS_OF_CACHES = 4;
 
   // Arenas are a stack: the same ones serve the same purpose again and again, and are as large as that needs.
   void give_back(Arena* arena) {

@@ -2,6 +2,9 @@
 #pragma once
 #include "training.h"
 
+#include <atomic>
+#include <list>
+
 namespace groupwise {
 
 // SplitMix64's finaliser, and a number in [0, 1) for a stream and a position: as in core/keyed.py.
@@ -40,7 +43,7 @@ ROW_FUNCTION inline int draw(const float* logp, int n, double u, float* p) {
 
 // What is asked for, as flat arrays; rows of one context stand together. tokens and logp are [rows, max_tokens].
 struct Wishes {
-  int32_t contexts, rows, max_tokens, ends;
+  int32_t contexts, rows, max_tokens, ends, most;  // most: rows at a time at most, all threads together
   const int32_t *context_tokens, *context_starts, *context, *end_tokens;
   const uint64_t* streams;
   float temperature;  // 0: the most likely token; log-probs at temperature 1
@@ -49,79 +52,148 @@ struct Wishes {
   uint8_t* done;  // 1: ended by an end token, 2: by length; the caller may set 1 between two runs
 };
 
-// One thread's share of the rows.
+// Rows first..last that one thread begins together, after running their context once.
+struct Run {
+  int context, first, last;
+  int count() const { return last - first; }
+};
+
+// Rows of a thread at a time. A step reads the weights once, and the keys and values of every row: about as many rows as make the
+// two alike, so that neither is read in vain. (2.4M parameters: 24 rows, at which 256 tokens took 0.8 of the time of 128 rows.)
+inline int rows_at_a_time(const Sizes& s, const Wishes& w, int threads) {
+  constexpr int64_t FEWEST = 24, POSITIONS = 96;  // full blocks of products; of a completion of middling length
+  int64_t block = int64_t(s.qkv() + s.query() + 3 * s.mlp) * s.hidden, weights = s.layers * block + int64_t(s.vocabulary) * s.hidden;
+  int64_t alike = weights / (s.layers * 2 * s.key() * POSITIONS);
+  int64_t most = std::max(1, std::min(w.most, w.rows) / threads);
+  return int(std::min(std::max(alike, FEWEST), most));
+}
+
+// What nobody has begun yet: threads take from it whenever they have room for more.
+class Queue {
+ public:
+  Queue(const Sizes& s, const Wishes& w, int threads) : most_(rows_at_a_time(s, w, threads)) {
+    for (int i = 0, end; i < w.rows; i = end) {
+      for (end = i; end < w.rows && w.context[end] == w.context[i];) end++;
+      int parts = (end - i + most_ - 1) / most_;
+      for (int p = 0, from = i; p < parts; p++) {
+        int to = i + int(int64_t(end - i) * (p + 1) / parts);
+        runs_.push_back({w.context[i], from, to}), from = to;
+      }
+    }
+  }
+  // The next run, if there is one and a thread that has so many rows can hold its own too.
+  const Run* take(int rows) {
+    size_t at = next_;
+    while (at < runs_.size() && rows + runs_[at].count() <= most_)
+      if (next_.compare_exchange_weak(at, at + 1)) return &runs_[at];
+    return nullptr;
+  }
+
+ private:
+  int most_;
+  std::vector<Run> runs_;
+  std::atomic<size_t> next_{0};
+};
+
+// One thread's rows: it begins some, and others when those have ended.
 template <class T>
 class Sampler {
  public:
-  // `memory` holds the caches for the sampler's life, in turns.
-  Sampler(const Model<T>& m, const Wishes& w, int first, int last, std::vector<Arena*> memory)
-      : m_(m), w_(w), first_(first), last_(last), memory_(std::move(memory)) {}
+  // `memory` holds the caches for the sampler's life.
+  Sampler(const Model<T>& m, const Wishes& w, Queue& queue, Arena& memory) : m_(m), w_(w), queue_(queue), memory_(memory) {}
 
   // Make up to `steps` more tokens for every row that has not ended.
   void run(int steps, Room& room) {
-    if (first_ == last_) return;
-    if (own_.empty()) start(room), steps--;
     for (; steps > 0 && gather(); steps--) {
       forward(room);
-      scatter(rows_.count(), [&](int i) { return alive_[i]; }, [](int i) { return i; }, room);
+      sample(room);
     }
   }
 
  private:
-  Cache<T> cache(int positions) { return {*memory_[caches_made_++ % memory_.size()], m_.shape, m_.shape.layers, positions}; }
+  struct Begun {
+    Cache<T> prefix;
+    int length, left;  // positions of the prefix; rows that go on
+  };
+  struct Going {
+    int row;
+    Begun* begun;
+    Cache<T> own;
+  };
+  // A row of the caller's whose next token is predicted at row `at` of x_.
+  struct Due {
+    int row, at;
+  };
+
+  // A cache of at least so many positions: one that is free, or a new one.
+  Cache<T> cache(int positions) {
+    positions = round_up(positions, 32);
+    for (auto& c : free_)
+      if (c.positions == positions) {
+        std::swap(c, free_.back());
+        Cache<T> found = free_.back();
+        free_.pop_back();
+        return found;
+      }
+    return {memory_, m_.shape, m_.shape.layers, positions};
+  }
+
+  // What runs next: the last tokens of the rows that go on, and contexts whose rows begin; false if there is nothing.
+  bool gather() {
+    rows_ = {}, due_.clear();
+    drop_ended();
+    const Begun* family = nullptr;
+    for (Going& g : going_) {
+      int row = rows_.count(), made = w_.lengths[g.row];
+      if (g.begun != family) rows_.families.push_back({row, 0, int(rows_.spans.size()), 0, &g.begun->prefix, g.begun->length, -1});
+      family = g.begun;
+      rows_.families.back().count++, rows_.families.back().spans++;
+      make_room(g, made);
+      rows_.spans.push_back({row, 1, made - 1, &g.own});
+      rows_.token.push_back(w_.tokens[size_t(g.row) * w_.max_tokens + made - 1]);
+      rows_.position.push_back(g.begun->length + made - 1);
+      due_.push_back({g.row, row});
+    }
+    begin();
+    return !due_.empty();
+  }
+
+  void drop_ended() {
+    going_.remove_if([&](const Going& g) {
+      if (!w_.done[g.row]) return false;
+      free_.push_back(g.own);
+      if (--g.begun->left == 0) free_.push_back(g.begun->prefix);
+      return true;
+    });
+    begun_.remove_if([](const Begun& b) { return b.left == 0; });
+  }
 
   // Most rows end early: their caches begin small, and double when they are full.
-  void make_room(int i) {
-    Cache<T>& own = own_[i - first_];
-    if (w_.lengths[i] - 1 < own.positions) return;
-    Cache<T> larger = cache(std::min(2 * own.positions, w_.max_tokens - 1));
-    larger.copy(own);
-    own = larger;
+  void make_room(Going& g, int made) {
+    if (made - 1 < g.own.positions) return;
+    Cache<T> larger = cache(2 * g.own.positions);
+    larger.copy(g.own);
+    free_.push_back(g.own);
+    g.own = larger;
   }
-  int prefix_length(int c) const { return w_.context_starts[c + 1] - w_.context_starts[c]; }
 
-  // Run every context, and sample the first token of every row.
-  void start(Room& room) {
-    prefixes_.reserve(size_t(last_ - first_));  // pointers to them must stay
-    prefix_.assign(last_ - first_, nullptr);
-    std::vector<int> last_row(last_ - first_);
-    for (int i = first_; i < last_;) {  // contexts in portions of bounded size
-      rows_ = {};
-      int begin = i;
-      while (i < last_ && (i == begin || rows_.count() < PORTION)) {
-        int c = w_.context[i], n = prefix_length(c), row = rows_.count();
-        prefixes_.push_back(cache(n));
-        for (int t = 0; t < n; t++) rows_.token.push_back(w_.context_tokens[w_.context_starts[c] + t]), rows_.position.push_back(t);
-        rows_.families.push_back({row, n, int(rows_.spans.size()), 1, nullptr, 0, -1});
-        rows_.spans.push_back({row, n, 0, &prefixes_.back()});
-        const Cache<T>* prefix = &prefixes_.back();
-        for (; i < last_ && w_.context[i] == c; i++) prefix_[i - first_] = prefix, last_row[i - first_] = row + n - 1;
+  // Contexts of bounded length in all, whose rows get their first tokens in this step.
+  void begin() {
+    int before = rows_.count();
+    while (rows_.count() - before < PORTION) {
+      const Run* run = queue_.take(int(going_.size()));
+      if (!run) return;
+      const int32_t* tokens = w_.context_tokens + w_.context_starts[run->context];
+      int row = rows_.count(), n = w_.context_starts[run->context + 1] - w_.context_starts[run->context];
+      begun_.push_back({cache(n), n, run->count()});
+      for (int t = 0; t < n; t++) rows_.token.push_back(tokens[t]), rows_.position.push_back(t);
+      rows_.families.push_back({row, n, int(rows_.spans.size()), 1, nullptr, 0, -1});
+      rows_.spans.push_back({row, n, 0, &begun_.back().prefix});
+      for (int i = run->first; i < run->last; i++) {
+        going_.push_back({i, &begun_.back(), cache(1)});
+        due_.push_back({i, row + n - 1});
       }
-      forward(room);
-      scatter(i - begin, [&](int k) { return begin + k; }, [&](int k) { return last_row[begin + k - first_]; }, room);
     }
-    own_.reserve(size_t(last_ - first_));
-    for (int i = first_; i < last_; i++) own_.push_back(cache(std::max(1, std::min(FIRST_POSITIONS, w_.max_tokens - 1))));
-  }
-
-  // The rows that go on, with their last tokens; false if there are none.
-  bool gather() {
-    rows_ = {};
-    alive_.clear();
-    int family = -1;
-    for (int i = first_; i < last_; i++) {
-      if (w_.done[i]) continue;
-      int c = w_.context[i], row = rows_.count(), made = w_.lengths[i];
-      if (c != family) rows_.families.push_back({row, 0, row, 0, prefix_[i - first_], prefix_length(c), -1});
-      family = c;
-      rows_.families.back().count++, rows_.families.back().spans++;
-      make_room(i);
-      rows_.spans.push_back({row, 1, made - 1, &own_[i - first_]});
-      rows_.token.push_back(w_.tokens[size_t(i) * w_.max_tokens + made - 1]);
-      rows_.position.push_back(prefix_length(c) + made - 1);
-      alive_.push_back(i);
-    }
-    return !alive_.empty();
   }
 
   // The residual stream of rows_ after all layers, in x_.
@@ -135,19 +207,18 @@ class Sampler {
     for (int l = 0; l < s.layers; l++) block_forward(m_, l, rows_, x_, saved, false, room);
   }
 
-  // Sample a token for `n` rows: the k-th is the caller's row which(k), predicted at row at(k) of x_.
-  template <class Which, class At>
-  void scatter(int n, Which which, At at, Room& room) {
+  // Sample a token for every row that is due.
+  void sample(Room& room) {
     const Sizes& s = m_.shape;
     int most = std::max(32, (1 << 19) / s.vocabulary_wide());  // rows whose logits exist at a time
     std::vector<Partial> parts;
-    for (int from = 0; from < n; from += most) {
-      int count = std::min(most, n - from), vocabulary = s.vocabulary_wide();
+    for (size_t from = 0; from < due_.size(); from += most) {
+      int count = std::min(most, int(due_.size() - from)), vocabulary = s.vocabulary_wide();
       room.big.reset();
       T* normed = room.big.padded<T>(count, s.hidden, s.wide());
       float *logits = room.big.get<float>(size_t(count) * vocabulary), *work = room.big.get<float>(std::max(s.hidden, vocabulary));
       for (int k = 0; k < count; k++)
-        norm(x_ + size_t(at(from + k)) * s.wide(), m_.final_norm, s.hidden, s.epsilon, work, normed + size_t(k) * s.wide());
+        norm(x_ + size_t(due_[from + k].at) * s.wide(), m_.final_norm, s.hidden, s.epsilon, work, normed + size_t(k) * s.wide());
       m_.head.apply(normed, count, logits);
       for (int k = 0; k < count; k++) {
         float* logp = logits + size_t(k) * vocabulary;
@@ -156,7 +227,7 @@ class Sampler {
           parts.push_back(partial(logp + w, std::min(SLICE, s.vocabulary - w), w_.temperature > 0 ? 1.0f / w_.temperature : 1.0f));
         float lse = combine(parts.data(), int(parts.size())).lse;
         for (int w = 0; w < s.vocabulary; w++) logp[w] -= lse;
-        take(which(from + k), logp, work);
+        take(due_[from + k].row, logp, work);
       }
     }
   }
@@ -171,29 +242,17 @@ class Sampler {
     w_.done[i] = end ? 1 : made + 1 == w_.max_tokens ? 2 : 0;
   }
 
-  static constexpr int PORTION = 512, FIRST_POSITIONS = 32;
+  static constexpr int PORTION = 512;  // context tokens of a step from which on no further context is begun
   const Model<T>& m_;
   const Wishes w_;
-  int first_, last_;
-  std::vector<Arena*> memory_;
-  size_t caches_made_ = 0;
-  std::vector<Cache<T>> prefixes_, own_;  // of contexts; of each row of this share
-  std::vector<const Cache<T>*> prefix_;   // of each row of this share
-  std::vector<int> alive_;
+  Queue& queue_;
+  Arena& memory_;
+  std::vector<Cache<T>> free_;
+  std::list<Begun> begun_;  // lists, as pointers to what they hold must stay
+  std::list<Going> going_;  // rows of one context stand together
+  std::vector<Due> due_;
   Rows<T> rows_;
   float* x_ = nullptr;
 };
-
-// Where to cut the rows for so many threads: about equal numbers, a context's rows together where there are enough contexts.
-inline std::vector<int> cuts(const Wishes& w, int threads) {
-  std::vector<int> at{0};
-  for (int t = 1; t < threads; t++) {
-    int want = int(int64_t(w.rows) * t / threads), cut = want;
-    while (w.contexts >= threads && cut > at.back() && cut < w.rows && w.context[cut] == w.context[cut - 1]) cut--;
-    at.push_back(std::max(at.back(), cut));
-  }
-  at.push_back(w.rows);
-  return at;
-}
 
 }  // namespace groupwise
