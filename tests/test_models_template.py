@@ -52,7 +52,7 @@ def test_fill_sets_tokens_and_refuses_empty_and_long_prompts():
     tokenizer = character_tokenizer()
     filled = fill([Prompt("a", "1+2=", 3)], tokenizer, "none", 5)
     assert filled[0].tokens == encode(tokenizer, "none", "1+2=")
-    with pytest.raises(DataError, match="'b' has 4 tokens, but the context limit is 4"):
+    with pytest.raises(DataError, match="'b' has 4 tokens, and there is room for 3"):
         fill([Prompt("b", "1+2=", 3)], tokenizer, "none", 4)
     with pytest.raises(DataError, match="'c' has no tokens"):
         fill([Prompt("c", "", 3)], tokenizer, "none", 4)
