@@ -119,16 +119,18 @@ def _job(run: Run, folder: Path, task: Task, method: Method, learner: Learner, g
     """The prompts, the engine and the sampler, around what is there."""
     sampling = Sampling(run.sampling.max_tokens, run.sampling.temperature, stop=run.sampling.stop)
     policy = learner.policy
-    (prompts, lost), (heldout, unseen) = (_fitting(run, part, policy, context) for part in (task.train,
-                                                                                           task.heldout[: run.eval_prompts]))
+    given = {"training": task.train, "held-out": task.heldout[: run.eval_prompts]}
+    prompts, heldout = (_fitting(run, part, policy, context) for part in given.values())
     engine = engine_of(policy, learner.scorer.compiled if isinstance(learner.scorer, KernelScorer) else None, workers)
     sampler = Sampler(method, engine, grader, policy, prompts, sampling, prompts_per_step=run.prompts_per_step,
                       group_size=run.group_size, seed=run.seed, environment=task.environment, learner=learner,
                       context_limit=context)
-    return Job(run, folder, task, heldout, method, policy, learner, engine, sampler, grader, workers, method.state(), sampling,
-               notes=[*preview(prompts[0], run.template, policy, sampling.stop),
-                      *([f"{lost} of {len(task.train)} training prompts and {unseen} held-out ones are too long and left out"]
-                        if lost + unseen else [])])
+    notes = preview(prompts[0], run.template, policy, sampling.stop)
+    for (what, part), kept in zip(given.items(), (prompts, heldout), strict=True):
+        if lost := len(part) - len(kept):
+            notes.append(f"{lost} of {len(part)} {what} prompts are too long and left out")
+    return Job(run, folder, replace(task, train=prompts), heldout, method, policy, learner, engine, sampler, grader, workers,
+               method.state(), sampling, notes)
 
 
 def form_of(run: Run) -> Template:
@@ -136,15 +138,15 @@ def form_of(run: Run) -> Template:
     return template(run.template, run.system, run.thinking)
 
 
-def _fitting(run: Run, prompts: Sequence[Prompt], policy: Policy, context: int) -> tuple[list[Prompt], int]:
-    """The prompts with their tokens, and how many were too long. DataError: none is left."""
+def _fitting(run: Run, prompts: Sequence[Prompt], policy: Policy, context: int) -> list[Prompt]:
+    """The prompts with their tokens, without overlong ones if that is wanted. DataError: none is left."""
     limit = context - run.sampling.max_tokens + 1
     limit = min(limit, run.max_prompt_tokens + 1) if run.max_prompt_tokens else limit
     found = fill(prompts, policy.tokenizer, form_of(run), limit, run.overlong_prompts)
     if not found:
         raise DataError(f"all {len(prompts)} prompts of a part of task {run.task!r} have more than {limit - 1} tokens: nothing "
                         "is left; lower max_tokens or raise max_prompt_tokens")
-    return found, len(prompts) - len(found)
+    return found
 
 
 def learner_of(run: Run, policy: Policy, method: Method, base: str | Path, compile: Compile | None = None,
