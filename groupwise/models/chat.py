@@ -36,7 +36,7 @@ def rendered(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str,
 def check(tokenizer: PreTrainedTokenizerBase, thinking: bool | None) -> None:
     """ConfigError: there is no chat template, or thinking is to be switched and it has no switch for it."""
     if not tokenizer.chat_template:
-        raise ConfigError("template 'chat' needs a tokenizer with a chat template, and this one has none; use 'none' or another "
+        raise ConfigError("this template needs a tokenizer with a chat template, and the model's has none; use 'none' or another "
                           "plain template for a base model")
     if thinking is not None and _SWITCH not in tokenizer.get_chat_template():
         raise ConfigError(f"thinking={'on' if thinking else 'off'}: this tokenizer's chat template knows no {_SWITCH!r}, so it "

@@ -113,14 +113,17 @@ def _own(name: str) -> Template:
     return Template(before, after, chat=text.startswith(CHAT))
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, how: str | Template, text: str,
-           messages: Sequence[Mapping[str, str]] = ()) -> tuple[int, ...]:
-    """The tokens of a prompt, rendered by a template or the one of a name.
+def encode(tokenizer: PreTrainedTokenizerBase, template_name: str, text: str) -> tuple[int, ...]:
+    """The tokens of a text put by the template of a name; see `begun`."""
+    return begun(tokenizer, template(template_name).render(tokenizer, text))
 
-    Rendered first, tokenised without special tokens, then BOS is added once if the tokenizer would add it by itself and it is not
-    there already (chat templates often write it). DataError names a character that the tokenizer cannot express.
+
+def begun(tokenizer: PreTrainedTokenizerBase, rendered: str) -> tuple[int, ...]:
+    """The tokens of a rendered prompt, as a sequence begins.
+
+    Tokenised without special tokens, then BOS is added once if the tokenizer would add it by itself and it is not there already
+    (chat templates often write it). DataError names a character that the tokenizer cannot express.
     """
-    rendered = (template(how) if isinstance(how, str) else how).render(tokenizer, text, messages)
     ids = tokenise(tokenizer, rendered)
     bos = tokenizer.bos_token_id
     adds_bos = bos is not None and tokenizer("")["input_ids"][:1] == [bos]
@@ -152,7 +155,8 @@ def fill(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, how: str
     out = []
     for prompt in prompts:
         try:
-            tokens = encode(tokenizer, form, prompt.text, prompt.messages)
+            rendered = form.render(tokenizer, prompt.text, prompt.messages)
+            tokens = begun(tokenizer, rendered)
         except DataError as error:
             raise DataError(f"prompt {prompt.id!r}: {error}") from error
         if not tokens:
@@ -163,7 +167,7 @@ def fill(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, how: str
             raise DataError(f"prompt {prompt.id!r} has {len(tokens)} tokens, and there is room for {limit - 1} (what the "
                             "model's context leaves beside a completion, or max_prompt_tokens); lower max_tokens, or leave such "
                             "prompts out with overlong_prompts=drop")
-        opened = tokenizer.decode(tokens[-16:]).rstrip().endswith(OPENED)
+        opened = rendered.rstrip().endswith(OPENED)
         meta = MappingProxyType({**prompt.meta, "opened": OPENED}) if opened else prompt.meta
         out.append(replace(prompt, tokens=tokens, meta=meta))
     return out
