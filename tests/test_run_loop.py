@@ -213,5 +213,5 @@ def test_word_problems_from_a_file_through_the_command_line(tmp_path, monkeypatc
 
 def test_a_prompt_without_room_for_its_completion_is_refused(model, tmp_path):
     run = tiny_run(model)
-    with pytest.raises(DataError, match="has 6 tokens, but the context limit is 5"):
+    with pytest.raises(DataError, match="has 6 tokens, and there is room for 4"):
         train(replace(run, sampling=replace(run.sampling, max_tokens=508)), tmp_path)

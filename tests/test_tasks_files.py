@@ -6,7 +6,8 @@ import pytest
 
 from groupwise.errors import ConfigError, DataError
 from groupwise.tasks import TASKS, make
-from groupwise.tasks.jsonl import gsm8k, load
+from groupwise.tasks.benchmarks import gsm8k
+from groupwise.tasks.data import load
 from groupwise.verify import VERIFIERS
 
 
@@ -117,10 +118,10 @@ def test_countdown_from_a_file(tmp_path):
 
 
 def test_make_knows_names_paths_and_functions(tmp_path, monkeypatch):
-    assert set(TASKS) == {"arithmetic", "countdown", "gsm8k", "jsonl", "reduce"}
+    assert set(TASKS) == {"aime", "arithmetic", "countdown", "data", "gsm8k", "math", "reduce"}
     assert len(make("reduce", {"train": "20", "heldout": 5}).train) == 20
     path = write(tmp_path / "a.jsonl", *problems(20))
-    assert make(path, {"verifier": "exact"}) == make("jsonl", {"path": path, "verifier": "exact"})
+    assert make(path, {"verifier": "exact"}) == make("data", {"path": path, "verifier": "exact"})
     (tmp_path / "my_own_task.py").write_text(
         "from groupwise.core.rollout import Prompt\nfrom groupwise.tasks import Task\n"
         "def build(n: int = 2):\n"
@@ -138,8 +139,8 @@ def test_make_knows_names_paths_and_functions(tmp_path, monkeypatch):
     ("reduc", {}, "did you mean 'reduce'"), ("reduce", {"kmn": 3}, "did you mean 'kmin'"),
     ("reduce", {"kmin": "x"}, "must be int, got 'x'"),
     ("reduce", {"kmin": True}, "must be int"), ("reduce", {"kmin": 4.0}, "must be int"),
-    ("jsonl", {}, "needs the argument 'path'"),
-    ("jsonl", {"path": 3}, "must be str"), ("countdown", {"path": 3}, "must be str or None")])
+    ("data", {}, "needs the argument 'path'"),
+    ("data", {"path": 3}, "must be str"), ("countdown", {"path": 3}, "must be str or None")])
 def test_make_names_the_wrong_setting(name, args, message):
     with pytest.raises(ConfigError, match=message):
         make(name, args)

@@ -51,7 +51,10 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One problem. `answer` and `meta` hold JSON values only: they travel to verifier processes."""
+    """One problem. `answer` and `meta` hold JSON values only: they travel to verifier processes.
+
+    `messages` is the conversation that it is, {"role", "content"} each, if it is one: `text` is what is shown and compared.
+    """
 
     id: str
     text: str
@@ -59,6 +62,7 @@ class Prompt:
     tokens: tuple[int, ...] = ()
     task: str = ""
     meta: Mapping[str, Any] = field(default_factory=lambda: _EMPTY)
+    messages: tuple[Mapping[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

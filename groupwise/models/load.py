@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from groupwise.errors import ConfigError
-from groupwise.models import linear
+from groupwise.models import chat, linear
 
 _GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
@@ -40,13 +40,14 @@ class Policy:
 
 
 def policy_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Policy:
-    """A policy with the EOS and padding ids found in the generation settings, the configuration and the tokenizer.
+    """A policy with the EOS and padding ids found in the generation settings, the configuration and the tokenizer, and with the
+    other ids that end an answer (`chat.ends`).
 
     Padding falls back to the first EOS id: padding is masked, so any id serves. ConfigError where there is no EOS id.
     """
     generation, config = model.generation_config, model.config.get_text_config().to_dict()
     known = (generation.eos_token_id if generation is not None else None, config.get("eos_token_id"), tokenizer.eos_token_id)
-    eos = _ids(known)
+    eos = _ids((*known, *chat.ends(tokenizer)))
     if not eos:
         raise ConfigError("the model has no EOS id in its generation settings, configuration or tokenizer, so no completion "
                           "could end; set eos_token_id in generation_config.json")

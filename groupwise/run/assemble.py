@@ -1,7 +1,7 @@
 """From settings to a job: everything a run needs, checked before any work starts."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import resources
@@ -17,7 +17,7 @@ from groupwise.core.services import MethodState, Sampling
 from groupwise.engines.compiled import Kernels
 from groupwise.engines.graphs import Graphs
 from groupwise.engines.native import Native
-from groupwise.errors import ConfigError
+from groupwise.errors import ConfigError, DataError
 from groupwise.kernels.build import Library, find
 from groupwise.kernels.library import Compiled, unsupported
 from groupwise.learner.compiled import KernelScorer
@@ -25,11 +25,12 @@ from groupwise.learner.learner import Compile, Learner, Models, Settings
 from groupwise.methods.method import Method
 from groupwise.models.linear import Linear
 from groupwise.models.load import Policy, context_limit, load
-from groupwise.models.template import fill, template
+from groupwise.models.template import Template, fill, spelled, template
 from groupwise.run.collect import Sampler
 from groupwise.run.compose import method_of
 from groupwise.run.grade import Grader
 from groupwise.run.machine import SMALL, device_of, with_threads
+from groupwise.run.preview import preview
 from groupwise.run.settings import Run
 from groupwise.run.workers import Setup, Split, Workers
 from groupwise.tasks import make
@@ -85,11 +86,14 @@ def assemble(run: Run, folder: Path, weights: Path | None = None) -> Job:
     transformers.utils.logging.disable_progress_bar()  # the console says what a run does
     torch.manual_seed(run.seed)
     task = make(run.task, run.task_args)
+    run = replace(run, template=spelled(run.template or task.template))
+    form = form_of(run)
     device, base = device_of(run), (folder / "base" if (folder / "base").is_dir() else base_of(run))
     policy = load(weights or base, device=device)
+    form.check(policy.tokenizer)
     compute = run.learner.compute if run.learner.workers <= 1 else "modules"
     library = kernels_of(compute, policy, device)
-    run = _filled(run, task, policy, device, library)
+    run = _filled(run, task, policy, device, library, form)
     context = context_limit(policy.model.config) or 2**31
     if run.sampling.max_tokens >= context:
         raise ConfigError(f"the model holds {context} positions and max_tokens is {run.sampling.max_tokens}, which leaves no "
@@ -113,15 +117,35 @@ def _job(run: Run, folder: Path, task: Task, method: Method, learner: Learner, g
          context: int) -> Job:
     """The prompts, the engine and the sampler, around what is there."""
     sampling = Sampling(run.sampling.max_tokens, run.sampling.temperature, stop=run.sampling.stop)
-    policy, limit = learner.policy, context - sampling.max_tokens + 1
-    prompts = fill(task.train, policy.tokenizer, run.template, limit)
-    heldout = fill(task.heldout[: run.eval_prompts], policy.tokenizer, run.template, limit)
+    policy = learner.policy
+    given = {"training": task.train, "held-out": task.heldout[: run.eval_prompts]}
+    prompts, heldout = (_fitting(run, part, policy, context) for part in given.values())
     engine = engine_of(policy, learner.scorer.compiled if isinstance(learner.scorer, KernelScorer) else None, workers)
     sampler = Sampler(method, engine, grader, policy, prompts, sampling, prompts_per_step=run.prompts_per_step,
                       group_size=run.group_size, seed=run.seed, environment=task.environment, learner=learner,
                       context_limit=context)
-    return Job(run, folder, task, heldout, method, policy, learner, engine, sampler, grader, workers, method.state(), sampling,
-               notes=[])
+    notes = preview(prompts[0], run.template, policy, sampling.stop)
+    for (what, part), kept in zip(given.items(), (prompts, heldout), strict=True):
+        if lost := len(part) - len(kept):
+            notes.append(f"{lost} of {len(part)} {what} prompts are too long and left out")
+    return Job(run, folder, replace(task, train=prompts), heldout, method, policy, learner, engine, sampler, grader, workers,
+               method.state(), sampling, notes)
+
+
+def form_of(run: Run) -> Template:
+    """The template of a run, with its system message and its thinking."""
+    return template(run.template, run.system, run.thinking)
+
+
+def _fitting(run: Run, prompts: Sequence[Prompt], policy: Policy, context: int) -> list[Prompt]:
+    """The prompts with their tokens, without overlong ones if that is wanted. DataError: none is left."""
+    limit = context - run.sampling.max_tokens + 1
+    limit = min(limit, run.max_prompt_tokens + 1) if run.max_prompt_tokens else limit
+    found = fill(prompts, policy.tokenizer, form_of(run), limit, run.overlong_prompts)
+    if not found:
+        raise DataError(f"all {len(prompts)} prompts of a part of task {run.task!r} have more than {limit - 1} tokens: nothing "
+                        "is left; lower max_tokens or raise max_prompt_tokens")
+    return found
 
 
 def learner_of(run: Run, policy: Policy, method: Method, base: str | Path, compile: Compile | None = None,
@@ -171,20 +195,19 @@ def settings_of(run: Run, method: Method) -> Settings:
                     precision=getattr(torch, own.dtype))
 
 
-def _filled(run: Run, task: Task, policy: Policy, device: str, library: Library | str) -> Run:
+def _filled(run: Run, task: Task, policy: Policy, device: str, library: Library | str, form: Template) -> Run:
     """The settings with everything that was left to the task, the model or the machine filled in."""
     kernels, parameters = isinstance(library, Library), sum(p.numel() for p in policy.model.parameters())
     run = with_threads(run, parameters, kernels, device)
     torch.set_num_threads(run.learner.threads if parameters >= SMALL or not kernels else 1)
-    template_name = run.template or task.template
     sampling = replace(run.sampling, max_tokens=run.sampling.max_tokens or task.max_tokens,
-                       stop=run.sampling.stop or template(template_name).stop)
+                       stop=run.sampling.stop or form.stop)
     micro = run.learner.micro_tokens or (16384 if device != "cpu" else 1280 if kernels else 1024)
     dtype = run.learner.dtype
     if dtype == "auto":
         dtype = "bfloat16" if isinstance(library, Library) and library.kind.narrow else "float32"
     learner = replace(run.learner, device=device, micro_tokens=micro, dtype=dtype)
-    return replace(run, template=template_name, sampling=sampling, learner=learner)
+    return replace(run, sampling=sampling, learner=learner)
 
 
 def meta(job: Job) -> Mapping[str, Any]:

@@ -13,8 +13,8 @@ from typing import Any
 from groupwise.core.keyed import fold
 from groupwise.core.services import Plan
 from groupwise.models.load import save as save_policy
-from groupwise.models.template import decode, template
-from groupwise.run.assemble import Job
+from groupwise.models.template import decode
+from groupwise.run.assemble import Job, form_of
 from groupwise.run.disk import publish, read_lines, write, write_json
 from groupwise.run.evaluate import counted, evaluate
 from groupwise.run.plot import curve
@@ -104,8 +104,9 @@ def _samples(job: Job, evaluations: list[dict[str, Any]]) -> list[dict[str, Any]
 
 def _heldout(job: Job) -> str:
     """The held-out prompts as they are read: the rendered text (no special tokens added), the ids, the answer."""
-    render = template(job.run.template).render
-    rows = [{"prompt": render(job.policy.tokenizer, p.text), "ids": list(p.tokens), "answer": p.answer} for p in job.heldout]
+    render = form_of(job.run).render
+    rows = [{"prompt": render(job.policy.tokenizer, p.text, p.messages), "ids": list(p.tokens), "answer": p.answer}
+            for p in job.heldout]
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 

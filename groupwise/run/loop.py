@@ -168,7 +168,7 @@ def _go(job: Job, start: int, sizes: dict[str, int] | None, problems: Sequence[s
         record.truncate(sizes or dict.fromkeys(record.sizes(), 0))
         with job.workers, job.grader, Console(job.run.steps) as console, Stop(console.warn) as stop:
             if job.task.dropped:
-                console.say(f"{job.task.dropped} training prompts stand twice in the data and are used once")
+                console.say(f"{job.task.dropped} training prompts were left out: they stand twice, or are held out too")
             for line in job.notes:
                 console.say(line)
             for line in arithmetic(job.run, len(job.task.train), job.method.update.steps):

@@ -93,7 +93,16 @@ class Run:
     model: str = ""
     """A folder or a hub name; empty: the task's own small base policy."""
     template: str = ""
-    """How a problem is put to the model; empty: as the task says."""
+    """How a problem is put to the model: none, r1, qwen_math, chat, dapo, or a text (or file) of your own with {question} in it,
+    behind `chat:` if it is the user's message of a chat; empty: as the task says."""
+    system: str = ""
+    """System message of a chat, for data that has none of its own."""
+    thinking: Literal["auto", "on", "off"] = "auto"
+    """Whether the chat template opens or skips thoughts (`enable_thinking`); auto: as it does by itself."""
+    max_prompt_tokens: int = 0
+    """Tokens of a prompt at most; 0: what the model's context leaves beside max_tokens."""
+    overlong_prompts: Literal["refuse", "drop"] = "refuse"
+    """What becomes of longer prompts: the run is refused, or they are left out and counted."""
     steps: int = 120
     """Batches of rollouts to learn from."""
     prompts_per_step: int = 32
@@ -137,6 +146,7 @@ def _check_counts(run: Run) -> None:
     for name in ("steps", "prompts_per_step", "group_size", "keep", "verify_workers", "eval_prompts"):
         _least(name, getattr(run, name), 1)
     _least("updates_per_batch", run.updates_per_batch, 0, "0: as the method says")
+    _least("max_prompt_tokens", run.max_prompt_tokens, 0, "0: what the context leaves")
     _least("eval_every", run.eval_every, 0, "0: never")
     _least("checkpoint_every", run.checkpoint_every, 0, "0: only after the last step")
     if run.updates_per_batch > run.prompts_per_step:

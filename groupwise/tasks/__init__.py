@@ -2,7 +2,7 @@
 
 In here
     TASKS   the built-in tasks by name
-    make    a task from a name, a JSONL file or "module:function"
+    make    a task from a name, a file, a data set "hf:NAME" or "module:function"
 """
 
 import inspect
@@ -13,16 +13,20 @@ from typing import Any, Union, get_args, get_origin
 from groupwise.core import named
 from groupwise.errors import ConfigError, nearest
 from groupwise.tasks.arithmetic import arithmetic
+from groupwise.tasks.benchmarks import aime, gsm8k, math
 from groupwise.tasks.countdown import countdown
-from groupwise.tasks.jsonl import gsm8k, load
+from groupwise.tasks.data import SUFFIXES, load
+from groupwise.tasks.hub import PREFIX
 from groupwise.tasks.reduce import demonstrations, reduce
 from groupwise.tasks.task import Task, check
 
 TASKS: dict[str, Callable[..., Task]] = {
+    "aime": aime,
     "arithmetic": arithmetic,
     "countdown": countdown,
+    "data": load,
     "gsm8k": gsm8k,
-    "jsonl": load,
+    "math": math,
     "reduce": reduce,
 }
 
@@ -33,17 +37,19 @@ _PLAIN = (str, int, float, bool)
 
 
 def make(name: str, args: Mapping[str, Any]) -> Task:
-    """The task of a name in `TASKS`, a path that ends in .jsonl, or "module:function" that returns a `Task`.
+    """The task of a name in `TASKS`, of a path that ends in .jsonl or .parquet, of the data set in "hf:NAME", or of
+    "module:function" that returns a `Task`.
 
     Raises `ConfigError` for unknown names and arguments and for arguments of a wrong type (texts that read as the wanted
     number or truth value are taken), `DataError` for data that cannot be read.
     """
     if name in TASKS:
         return _call(name, TASKS[name], args)
-    if name.endswith(".jsonl"):
+    if name.endswith(SUFFIXES) or name.startswith(PREFIX):
         return _call(name, load, {"path": name, **args})
     if ":" not in name:
-        raise ConfigError(f"unknown task {name!r}; {nearest(name, TASKS)}; or give a FILE.jsonl or 'module:function'")
+        raise ConfigError(f"unknown task {name!r}; {nearest(name, TASKS)}; or give a FILE.jsonl, a FILE.parquet, "
+                          "hf:NAME of a data set, or 'module:function'")
     made = _call(name, named.function(name, "task"), args)
     if not isinstance(made, Task):
         raise ConfigError(f"task {name!r} returned {type(made).__name__}; it must return a groupwise.tasks.Task")

@@ -11,7 +11,8 @@ from typing import Any
 from groupwise.core.keyed import fold
 from groupwise.core.rollout import Prompt
 from groupwise.errors import ConfigError, DataError
-from groupwise.tasks.jsonl import Row, heldout_of, rows
+from groupwise.tasks.data import heldout_of, rows
+from groupwise.tasks.jsonl import Row
 from groupwise.tasks.task import Task, check, distinct, prompt
 
 ALPHABET = "0123456789+-*/()=,;>"
@@ -22,8 +23,8 @@ def countdown(path: str | None = None, numbers: int = 4, largest: int = 25, high
               heldout: int = 500, seed: int = 1) -> Task:
     """Generated problems of 3 to `numbers` numbers up to `largest` with targets up to `highest`, solvable; or a file's.
 
-    A file is JSONL with `numbers`, `target` and, optionally, `problem`; its held-out part is found as for other files. The
-    answer is {"numbers": [...], "target": n}. No problem is in both parts in another order of its numbers.
+    A file is JSONL or Parquet with `numbers` (or `nums`), `target` and, optionally, `problem`; its held-out part is found as for
+    other files. The answer is {"numbers": [...], "target": n}. No problem is in both parts in another order of its numbers.
     """
     if path is not None:
         return _from_file(path)
@@ -68,7 +69,7 @@ def _from_file(path: str) -> Task:
 
 
 def _prompt(row: Row) -> Prompt:
-    given, target = row.fields.get("numbers"), row.fields.get("target")
+    given, target = row.fields.get("numbers", row.fields.get("nums")), row.fields.get("target")
     whole = isinstance(given, list) and bool(given) and all(type(n) is int and n >= 0 for n in given)
     if not whole or type(target) is not int:
         raise DataError(f"{row.where}: 'numbers' must be a list of whole numbers and 'target' an integer, "

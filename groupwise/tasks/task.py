@@ -20,8 +20,8 @@ class Task:
     """A data set with the names of its verifier and template, and (multi-turn) its environment.
 
     `verifier` is a name of `groupwise.verify.VERIFIERS`, "module:function" or "path/to/file.py:function". `max_tokens` is the
-    suggested limit of one completion. Prompts carry no tokens yet: the template fills them in. `dropped` counts the duplicates
-    that `check` took out of `train`.
+    suggested limit of one completion. Prompts carry no tokens yet: the template fills them in. `dropped` counts the prompts
+    that were taken out of `train`: duplicates, and, where that was asked for, those that are held out too.
     """
 
     name: str
@@ -53,10 +53,12 @@ def normalised(text: str) -> str:
     return " ".join(text.split()).casefold()
 
 
-def prompt(task: str, text: str, answer: Any, *, name: str | None = None, meta: Mapping[str, Any] = _EMPTY) -> Prompt:
+def prompt(task: str, text: str, answer: Any, *, name: str | None = None, meta: Mapping[str, Any] = _EMPTY,
+           messages: tuple[Mapping[str, str], ...] = ()) -> Prompt:
     """A prompt whose id is the task's name and `name`, or a hash of the text: stable under any change of the rest."""
     own = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest() if name is None else name
-    return Prompt(id=f"{task}/{own}", text=text, answer=answer, task=task, meta=MappingProxyType(dict(meta)))
+    return Prompt(id=f"{task}/{own}", text=text, answer=answer, task=task, meta=MappingProxyType(dict(meta)),
+                  messages=messages)
 
 
 def check(task: Task) -> Task:
@@ -74,7 +76,7 @@ def check(task: Task) -> Task:
     shared = [p for text, p in kept.items() if text in apart]
     if shared:
         raise DataError(f"task {task.name!r}: {len(shared)} training prompts are also held out, the first is {shared[0].id!r} "
-                        f"({shared[0].text[:60]!r}); take them out of the training data (JSONL files: overlap='drop')")
+                        f"({shared[0].text[:60]!r}); take them out of the training data (files: overlap='drop')")
     taken: set[str] = set()
     heldout = _unique(task.heldout, taken)
     return replace(task, train=_unique(kept.values(), taken), heldout=heldout, dropped=task.dropped + len(task.train) - len(kept))
