@@ -18,59 +18,64 @@ from groupwise.models.load import check_source, context_limit, tokenizer_of
 
 Messages = Sequence[Mapping[str, str]]
 """A conversation: {"role", "content"} each."""
-POSITIONS = {"cpu": 2048, "cuda": 32768}
-"""Padded positions of one forward."""
+Row = Mapping[str, list[int]]
+"""Ids of one text, and where the model tells the two of a pair apart, which of them each belongs to."""
+POSITIONS = (2048, 32768)
+"""Padded positions of one forward on a processor and on a GPU."""
 
 
 @dataclass
 class RewardModel:
-    """A classifier with one label and its own tokenizer; `limit` is its context in tokens (None: unlimited)."""
+    """A classifier with one label and its own tokenizer; `limit` is its context in tokens."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    limit: int | None
+    limit: int
 
     def score(self, pairs: Sequence[tuple[Messages, str]]) -> list[float | None]:
         """The raw logit of each completion after its conversation; None where they are longer than its context together.
 
         Rows of alike length run together, padded on the right; no gradient.
         """
-        rows = [self.tokens(prompt, completion) for prompt, completion in pairs]
-        fits = [i for i, row in enumerate(rows) if self.limit is None or len(row) <= self.limit]
-        order, out = sorted(fits, key=lambda i: (-len(rows[i]), i)), list[float | None]([None] * len(rows))
-        most = POSITIONS["cuda" if self.model.device.type != "cpu" else "cpu"]
+        rows = [self.row(messages, completion) for messages, completion in pairs]
+        size = [len(row["input_ids"]) for row in rows]
+        fits = [i for i in range(len(rows)) if size[i] <= self.limit]
+        order, out = sorted(fits, key=lambda i: (-size[i], i)), list[float | None]([None] * len(rows))
         while order:
-            n = max(1, most // max(1, len(rows[order[0]])))
+            n = max(1, POSITIONS[self.model.device.type != "cpu"] // max(1, size[order[0]]))
             batch, order = order[:n], order[n:]
             for i, value in zip(batch, self._logits([rows[i] for i in batch]).tolist(), strict=True):
                 out[i] = value
         return out
 
-    def tokens(self, messages: Messages, completion: str) -> list[int]:
+    def row(self, messages: Messages, completion: str) -> Row:
         """What the model reads: the conversation by its chat template; without one, problem and completion as a pair if its
         tokenizer separates (BERT and its like), else one after the other, with the special tokens that its tokenizer adds.
         """
-        ids: list[int]
+        prompt = "\n\n".join(message["content"] for message in messages)
         if self.tokenizer.chat_template:
             said = [*messages, {"role": "assistant", "content": completion}]
-            text = self.tokenizer.apply_chat_template(said, tokenize=False)
-            ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-            return ids
-        prompt = "\n\n".join(message["content"] for message in messages)
-        if self.tokenizer.sep_token is not None:
-            ids = self.tokenizer(prompt, completion)["input_ids"]
+            row = self.tokenizer(self.tokenizer.apply_chat_template(said, tokenize=False), add_special_tokens=False)
+        elif self.tokenizer.sep_token is not None:
+            row = self.tokenizer(prompt, completion)
         else:
-            ids = self.tokenizer(prompt + completion)["input_ids"]
-        return ids
+            row = self.tokenizer(prompt + completion)
+        typed = getattr(self.model.config, "type_vocab_size", 0) > 1 and "token_type_ids" in row  # which of a pair it belongs to
+        return {name: row[name] for name in (("input_ids", "token_type_ids") if typed else ("input_ids",))}
 
     @torch.no_grad()
-    def _logits(self, rows: Sequence[list[int]]) -> Float[Tensor, " n"]:
+    def _logits(self, rows: Sequence[Row]) -> Float[Tensor, " n"]:
         """[n] float32, of rows that are padded here to the longest of them."""
-        device, size = self.model.device, max(1, *(len(row) for row in rows))
-        with _padding(self.model, rows) as pad:
-            ids = torch.tensor([row + [pad] * (size - len(row)) for row in rows], device=device)
-            mask = torch.tensor([[1] * len(row) + [0] * (size - len(row)) for row in rows], device=device)
-            return self.model(input_ids=ids, attention_mask=mask).logits[:, 0].float()
+        ids, device = [row["input_ids"] for row in rows], self.model.device
+        width = max(map(len, ids))
+
+        def padded(lists: Sequence[list[int]], filler: int) -> Tensor:
+            return torch.tensor([one + [filler] * (width - len(one)) for one in lists], device=device)
+
+        with _padding(self.model, ids) as pad:
+            types = {"token_type_ids": padded([row["token_type_ids"] for row in rows], 0)} if "token_type_ids" in rows[0] else {}
+            mask = padded([[1] * len(one) for one in ids], 0)
+            return self.model(input_ids=padded(ids, pad), attention_mask=mask, **types).logits[:, 0].float()
 
 
 @contextlib.contextmanager
@@ -112,9 +117,11 @@ def load_reward_model(source: str, *, device: str = "cpu") -> RewardModel:
         raise ConfigError(f"cannot load a reward model from {source!r}: {error}") from error
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
-        raise ConfigError(f"the weights of reward model {source!r} lack {', '.join(missing[:3])}, which would be left random: the "
-                          "checkpoint is incomplete")
-    return RewardModel(model.to(device).eval(), tokenizer, context_limit(model.config))
+        raise ConfigError(f"the weights of reward model {source!r} lack {', '.join(missing[:3])}, which would be left random: "
+                          "the checkpoint is incomplete")
+    # Some models have more positions than a text may use (RoBERTa numbers from 2): their tokenizers say how many.
+    limit = min(context_limit(model.config) or 2**31, tokenizer.model_max_length)
+    return RewardModel(model.to(device).eval(), tokenizer, limit)
 
 
 def _problem(architectures: Sequence[str], labels: int) -> str:

@@ -107,7 +107,7 @@ class ModelReward:
         """Let the model go."""
         self._model = None
 
-    def _graded(self, score: float | None, limit: int | None) -> Graded:
+    def _graded(self, score: float | None, limit: int) -> Graded:
         if score is not None and math.isfinite(score):
             return Graded(UNJUDGED, (Component(self.name, score),))
         self.problems[f"answer and problem are longer than the reward model's context of {limit} tokens" if score is None else
