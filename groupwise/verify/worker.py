@@ -11,7 +11,6 @@ The protocol keeps the original stdin and stdout to itself: whatever the verifie
 The process ends when its stdin does, so it does not outlive the one that started it.
 """
 
-import asyncio
 import json
 import os
 import queue
@@ -46,10 +45,7 @@ def main(verifier: str, name: str, deadline: float, memory_mb: int) -> None:
     PREPARE.get(verifier, lambda: None)()
     _limit_memory(memory_mb)
     _send(replies, {"ready": True, "batched": reward.batched, "asynchronous": reward.asynchronous})
-    if reward.asynchronous:
-        asyncio.run(_side_by_side(reward, lines, replies, deadline))
-    else:
-        _one_by_one(reward, lines, replies, deadline)
+    (_side_by_side if reward.asynchronous else _one_by_one)(reward, lines, replies, deadline)
 
 
 def _one_by_one(reward: Reward, lines: Lines, replies: BinaryIO, deadline: float) -> None:
@@ -62,42 +58,47 @@ def _one_by_one(reward: Reward, lines: Lines, replies: BinaryIO, deadline: float
         _send(replies, reply)
 
 
-async def _side_by_side(reward: Reward, lines: Lines, replies: BinaryIO, deadline: float) -> None:
+def _side_by_side(reward: Reward, lines: Lines, replies: BinaryIO, deadline: float) -> None:
     """As many calls at a time as there are: whoever asks sees to it that they are not too many."""
-    loop, calls, running = asyncio.get_running_loop(), asyncio.Queue[bytes](), set[asyncio.Task[None]]()
+    import asyncio  # as much to load as all else of a worker; only those of asynchronous functions need it
 
-    def forward() -> None:
+    async def serve() -> None:
+        loop, calls, running = asyncio.get_running_loop(), asyncio.Queue[bytes](), set[asyncio.Task[None]]()
+        longest = 0.0
+
+        def forward() -> None:
+            while True:
+                loop.call_soon_threadsafe(calls.put_nowait, lines.get())
+
+        async def answer(call: dict[str, Any]) -> None:
+            items, started = [Answer(*item) for item in call["items"]], time.perf_counter()
+            task = asyncio.ensure_future(reward.call(items))
+            # Not `wait_for`: that would go on waiting for a function that does not let itself be cancelled.
+            await asyncio.wait({task}, timeout=deadline * len(items))
+            if task.done():
+                reply = _reply(reward, call, task.result, started)
+            else:
+                task.cancel()
+                reply = {"id": call["id"], "late": True}
+            _alarm(longest if len(running) > 1 else 0.0)
+            _send(replies, reply)
+
+        threading.Thread(target=forward, daemon=True).start()
         while True:
-            loop.call_soon_threadsafe(calls.put_nowait, lines.get())
+            call = json.loads(await calls.get())
+            longest = max(longest, deadline * len(call["items"]) + _GRACE)
+            _alarm(longest)
+            running.add(task := loop.create_task(answer(call)))
+            task.add_done_callback(running.discard)
 
-    async def answer(call: dict[str, Any]) -> None:
-        items, started = [Answer(*item) for item in call["items"]], time.perf_counter()
-        task = asyncio.ensure_future(reward.call(items))
-        # Not `wait_for`: that would go on waiting for a function that does not let itself be cancelled.
-        await asyncio.wait({task}, timeout=deadline * len(items))
-        if task.done():
-            reply = _reply(reward, call, task.result, started)
-        else:
-            task.cancel()
-            reply = {"id": call["id"], "late": True}
-        _alarm(longest if len(running) > 1 else 0.0)
-        _send(replies, reply)
-
-    threading.Thread(target=forward, daemon=True).start()
-    longest = 0.0
-    while True:
-        call = json.loads(await calls.get())
-        longest = max(longest, deadline * len(call["items"]) + _GRACE)
-        _alarm(longest)
-        running.add(task := loop.create_task(answer(call)))
-        task.add_done_callback(running.discard)
+    asyncio.run(serve())
 
 
 def _reply(reward: Reward, call: dict[str, Any], value: Callable[[], Any], started: float) -> dict[str, Any]:
     """The reply to a call: the outcome of every item of what it returned, or what it raised."""
     try:
         outcomes = reward.outcomes(value(), len(call["items"]))
-    except (Exception, SystemExit, asyncio.CancelledError) as error:
+    except BaseException as error:  # sys.exit and the cancellation of a task too
         return {"id": call["id"], **_raised(error)}
     seconds = (time.perf_counter() - started) / len(outcomes)
     return {"id": call["id"], "results": [_result(found, seconds) for found in outcomes]}
