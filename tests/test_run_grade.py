@@ -1,8 +1,10 @@
 """Several rewards: names, weights, what methods and metrics see of them, from the function to the run."""
 
 import gc
+import re
 import shutil
 import weakref
+from pathlib import Path
 
 import pytest
 from run_support import REWARDS, tiny_folder, tiny_run
@@ -13,6 +15,7 @@ from groupwise.core.verdict import Component
 from groupwise.errors import ConfigError, VerifierError
 from groupwise.run.assemble import assemble
 from groupwise.run.compose import method_of
+from groupwise.run.config import from_words
 from groupwise.run.disk import read_lines
 from groupwise.run.grade import Grader, judged
 from groupwise.run.loop import resume, train
@@ -34,6 +37,8 @@ def right(completion, answer):
 def fines(completion, answer):
     while completion == "2":
         pass
+    if completion == "4":
+        return None
     return {"fine": 3.0 * (completion != "3"), "bonus": float(completion)}
 
 def brief(completions, prompts, level=None, **columns):
@@ -109,12 +114,26 @@ def test_weights_of_no_reward_are_refused_as_soon_as_that_is_known(mine, model, 
         Run(reward_weights={"a": True})
 
 
+def test_the_rewards_of_the_page(tmp_path):
+    page = (Path(__file__).parent.parent / "docs" / "rewards.md").read_text()
+    (source,) = re.findall(r"^```python\n# file: mine.py\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    (tmp_path / "mine.py").write_text(source)
+    (words,) = [line.split()[2:] for line in page.splitlines() if line.startswith("    groupwise train --rewards mine.py")]
+    run = from_words(words, Run())
+    with Grader("last_integer", [f"{tmp_path}/{one}" for one in run.rewards], weights=run.reward_weights) as grader:
+        rollout, _ = graded(grader, "so 2?", "2")
+    assert {c.name: (c.value, c.weight) for c in rollout.components} == {
+        "correct": (1.0, 1), "brief": (1 - 3 / 200, 0.2), "style/boxed": (0.0, 0.5), "style/sure": (-1.0, 0.5), "fresh": (1.0, 1.0),
+        "judged": (0.05, 1.0)}
+
+
 def test_a_time_out_costs_the_most_that_each_component_can(mine):
     with Grader("last_integer", (f"{mine}:fines",), weights={"fines/fine": -1.0}, deadline=1.0) as grader:
-        right, hangs, other = graded(grader, "1", "2", "3")
+        right, hangs, other, mute = graded(grader, "1", "2", "3", "4")
     assert (hangs.verdict.kind, hangs.component("correct")) == ("timeout", 0.0)
     assert (hangs.component("fines/fine"), hangs.component("fines/bonus"), hangs.reward) == (3.0, 0.0, -3.0)
     assert hangs.reward < min(right.reward, other.reward)
+    assert mute.components[1:] == (Component("fines/fine", None, weight=-1.0), Component("fines/bonus", None))
     assert grader.problems() == {"reward fines: timeout: no verdict within 1 s": 1}
 
 

@@ -59,8 +59,8 @@ class Grader:
         columns = [self.verifier.grade(items)]
         columns += [one.grade(items) if isinstance(one, Pool) else one.grade(episodes) for one in self.rewards]
         self._check(columns)
-        floored = [_floored(column, self._weights) for column in columns]
-        return [self._rollout(episode, extra, graded) for episode, extra, *graded in zip(episodes, earned, *floored, strict=True)]
+        filled = [_filled(column, self._weights) for column in columns]
+        return [self._rollout(episode, extra, graded) for episode, extra, *graded in zip(episodes, earned, *filled, strict=True)]
 
     def problems(self) -> dict[str, int]:
         """Messages of rewards that failed, with their counts so far."""
@@ -91,16 +91,23 @@ class Grader:
         self.close()
 
 
-def _floored(graded: list[Graded], weights: Mapping[str, float]) -> list[Graded]:
-    """The same, where it timed out with the components of the others (or 0), each at the value that counts least."""
-    if all(g.verdict.kind != "timeout" for g in graded):
-        return graded
-    given = [c for g in graded if g.verdict.kind not in ("timeout", "crash") for c in g.components if c.value is not None]
-    least = {c.name: 0.0 for c in given or next(g for g in graded if g.verdict.kind == "timeout").components}
+def _filled(graded: list[Graded], weights: Mapping[str, float]) -> list[Graded]:
+    """The same, with the components that the others have where there is no value: abstentions, or after a time-out the value of
+    the others (or 0) that counts least.
+    """
+    given = [c for g in graded if g.verdict.kind != "timeout" for c in g.components if c.value is not None]
+    least = {c.name: 0.0 for c in given}
     for c in given:
         least[c.name] = min(least[c.name], c.value or 0.0, key=lambda value: value * weight_of(c.name, weights))
+    lost = tuple(Component(name, None) for name in least)
     late = tuple(Component(name, value) for name, value in least.items())
-    return [replace(g, components=late) if g.verdict.kind == "timeout" else g for g in graded]
+
+    def filled(one: Graded) -> Graded:
+        if not given or (one.verdict.kind != "timeout" and any(c.value is not None for c in one.components)):
+            return one
+        return replace(one, components=late if one.verdict.kind == "timeout" else lost)
+
+    return [filled(one) for one in graded]
 
 
 def _item(prompt: Prompt, text: str, finish: Finish, tokens: int) -> Item:
