@@ -123,8 +123,8 @@ def test_the_rewards_of_the_page(tmp_path):
     with Grader("last_integer", [f"{tmp_path}/{one}" for one in run.rewards], weights=run.reward_weights) as grader:
         rollout, _ = graded(grader, "so 2?", "2")
     assert {c.name: (c.value, c.weight) for c in rollout.components} == {
-        "correct": (1.0, 1), "brief": (1 - 3 / 200, 0.2), "style/boxed": (0.0, 0.5), "style/sure": (-1.0, 0.5), "fresh": (1.0, 1.0),
-        "judged": (0.05, 1.0)}
+        "correct": (1.0, 1), "brief": (1 - 3 / 200, 0.2), "style/boxed": (0.0, 0.5), "style/sure": (-1.0, 0.5),
+        "fresh": (1.0, 1.0), "judged": (0.05, 1.0)}
 
 
 def test_a_time_out_costs_the_most_that_each_component_can(mine):
