@@ -1,5 +1,7 @@
 """Credit: baselines, cells of one, abstentions, keys, blends, and a critic's advantages."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -148,6 +150,16 @@ def test_blend_over_the_group_and_the_state():
     found = credited(credit, groups)["advantage"]
     assert found.unit == "token"
     np.testing.assert_allclose(found.values, [-1.0 + 0.25, -1.0, 1.0 - 0.25, 1.0, 0.0, 0.0])
+
+
+def test_a_reward_that_abstains_is_left_out_of_a_blend():
+    """TRL's normalize_then_sum: nansum over the rewards; a rollout of which none says anything has no advantage."""
+    parts = [(1.0, None, 4.0), (3.0, None, None), (5.0, None, 0.0)]
+    rollouts = [replace(rollout(0.0, turn((0,))), components=tuple(map(Component, "abc", row))) for row in parts]
+    mute = replace(rollouts[0], components=(Component("a", None), Component("c", None)))
+    credit = Blend(tuple((weight, Advantage(signal=Reward(name))) for weight, name in ((1.0, "a"), (0.5, "b"), (10.0, "c"))))
+    found = values(credit, [group("g", *rollouts, mute)])
+    np.testing.assert_allclose(found, [-2.0 + 20.0, 0.0, 2.0 - 20.0, np.nan])
 
 
 def test_unknown_states_are_alone():

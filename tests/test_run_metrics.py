@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -35,6 +36,16 @@ def test_of_groups():
     assert (row["truncated"], row["truncated_right"], row["truncated_wrong"]) == (pytest.approx(1 / 3),) * 3
     assert [row[f"verdict/{kind}"] for kind in ("ok", "truncated", "mismatch")] == pytest.approx([1 / 2, 1 / 6, 1 / 3])
     assert row["surprise"] == pytest.approx((4 + 36 + 4 + 16 + 16 + 16) / 22)
+
+
+def test_components_have_means_and_shares_of_abstentions():
+    def scored(*components, correct=True):
+        return replace(rollout(0.0, 2, correct), components=tuple(Component(*one, weight=0.5) for one in components))
+    kept = Group("a", PROMPT, (scored(("correct", 1.0), ("style", 3.0)), scored(("correct", 0.0), ("style", None))), abstained=2)
+    lost = [scored(("correct", 1.0), ("style", None), correct=None), scored(("correct", None), correct=None)]
+    row = of_groups(Tally(drawn=[kept], lost=lost))
+    assert (row["reward/correct"], row["reward/style"]) == (0.5, 3.0)  # unweighted, of those that count
+    assert (row["abstained/correct"], row["abstained/style"], row["abstained"]) == (0.25, 0.75, 0.5)
 
 
 def test_of_groups_without_rollouts():

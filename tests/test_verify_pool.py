@@ -11,7 +11,7 @@ from groupwise.core.verdict import Component, Verdict
 from groupwise.errors import ConfigError, DataError, VerifierError
 from groupwise.verify import resolve
 from groupwise.verify.pool import Item, Pool
-from groupwise.verify.reward import WrongRewardError, adapt, outcome
+from groupwise.verify.reward import Answer, Reward, WrongRewardError, outcome
 
 HOSTILE = """
     import os, signal, subprocess, sys, time
@@ -169,7 +169,9 @@ def test_items_must_be_json():
     ("import no_such_module_of_mine", "no_such_module_of_mine"), ("1/0", "ZeroDivisionError"),
     ("import os; os._exit(7)", "exit status 7"),
     ("def reward(completion): return 1", "a completion and an answer"), ("def other(a, b): return 1", "no function 'reward'"),
-    ("async def reward(a, b): return 1", "coroutine"), ("syntax error", "SyntaxError")])
+    ("def reward(a, b): yield 1", "generator"),
+    ("async def reward(a, b): yield 1", "generator"), ("def reward(completions, /): return 1", "columns are given by name"),
+    ("syntax error", "SyntaxError")])
 def test_a_verifier_that_cannot_start_is_an_error_with_its_stderr(reward, source, message):
     with pytest.raises(VerifierError, match=message):
         Pool(reward(source))
@@ -248,9 +250,17 @@ def test_what_a_reward_function_may_return():
             outcome(wrong)
 
 
+def called(function, answer, columns, name=""):
+    reward = Reward(function, name)
+    (found,) = reward.outcomes(reward.call([Answer("", answer, columns)]), 1)
+    return found.components
+
+
 def test_columns_are_given_by_name():
     columns = {"level": 3, "finish": "stop", "answer": "shadow"}
-    assert adapt(lambda completion, answer, level: level)("", 1, columns).components[0].value == 3.0
-    assert adapt(lambda completion, answer, **c: len(c))("", 1, columns).components[0].value == 2.0
-    assert adapt(lambda a, b: b)("", 7, columns).components[0].value == 7.0
-    assert adapt(lambda text, answer, meta: meta["level"])("", 1, columns).components[0].value == 3.0
+    assert called(lambda completion, answer, level: level, 1, columns)[0].value == 3.0
+    assert called(lambda completion, answer, **c: len(c), 1, columns)[0].value == 2.0
+    assert called(lambda a, b: b, 7, columns)[0].value == 7.0
+    assert called(lambda text, answer, meta: meta["level"], 1, columns)[0].value == 3.0
+    with pytest.raises(WrongRewardError, match=r"takes 'lvel', which is no column of this line.*did you mean 'level'"):
+        called(lambda completion, answer, lvel: 1.0, 1, columns)

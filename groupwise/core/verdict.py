@@ -1,5 +1,6 @@
 """What a verifier says, and what a reward is made of. No numpy here: the processes that judge are many and small."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,6 +37,15 @@ class Component:
     start: int = 0
     end: int = 0
     weight: float = 1.0
+
+
+def weight_of(name: str, weights: Mapping[str, float]) -> float:
+    """The weight of a component: its own, else that of the reward that gave it ("reward/key"), else 1.
+
+    >>> weight_of("style/short", {"style": 0.5, "style/long": 2.0}), weight_of("correct", {})
+    (0.5, 1.0)
+    """
+    return weights.get(name, weights.get(name.partition("/")[0], 1.0))
 
 
 UNJUDGED = Verdict(correct=None, kind="unverified")

@@ -9,6 +9,9 @@ Departs from the paper: nothing known.
 Source: TRL and verl.
 """
 
+from collections.abc import Mapping
+
+from groupwise.core.verdict import weight_of
 from groupwise.errors import ConfigError
 from groupwise.methods.method import Method
 from groupwise.objective.aggregate import TokenMean
@@ -19,12 +22,16 @@ from groupwise.objective.terms import Policy
 from groupwise.objective.trust import Clip
 
 
-def gdpo(*, rewards: str = "", weights: str = "", clip_low: float = 0.2, clip_high: float = 0.2,
-         over: str = "unit") -> Method:
-    """`rewards`: names of reward components, with commas (none: the whole reward); `weights`: as many numbers (none: 1)."""
-    """`rewards`: names of reward components, with commas (none: the whole reward); `weights` as many numbers (none: 1)."""
+def gdpo(*, rewards: str = "", weights: str = "", clip_low: float = 0.2, clip_high: float = 0.2, over: str = "unit",
+         reward_weights: Mapping[str, float] | None = None) -> Method:
+    """`rewards`: names of reward components, with commas (none: the whole reward); `weights`: as many numbers (none: those of the
+    run's `reward_weights`).
+    """
     names = [name.strip() or None for name in rewards.split(",")]
-    factors = [float(weight) for weight in weights.split(",")] if weights else [1.0] * len(names)
+    if weights and reward_weights:
+        raise ConfigError(f"gdpo: weights={weights!r} and --reward-weights: both are the w_k of the normalised rewards; give one")
+    factors = ([float(weight) for weight in weights.split(",")] if weights else
+               [1.0 if name is None else weight_of(name, reward_weights or {}) for name in names])
     if len(names) != len(factors):
         raise ConfigError(f"gdpo: {len(names)} rewards ({rewards!r}) and {len(factors)} weights ({weights!r}): give one for each")
     parts = tuple((factor, Advantage(scale=GroupStd(1e-4), signal=Reward(name)))

@@ -60,14 +60,10 @@ def load(source: str | Path, *, dtype: torch.dtype = torch.float32, device: str 
 
     Safetensors only, no remote code, attention "sdpa". `local_only` forbids downloads. ConfigError says what is missing.
     """
-    folder = Path(source)
-    if folder.is_dir():
-        _check_folder(folder)
-    elif isinstance(source, Path) or source.startswith((".", "/", "~")) or source.count("/") > 1:
-        raise ConfigError(f"no model folder at {str(source)!r}; give an existing folder or a hub id such as 'owner/name'")
+    check_source(source)
     name = str(source)
     try:
-        tokenizer = _tokenizer(name, local_only)
+        tokenizer = tokenizer_of(name, local_only)
         model, info = AutoModelForCausalLM.from_pretrained(
             name, dtype=dtype, attn_implementation="sdpa", local_files_only=local_only, trust_remote_code=False,
             use_safetensors=True, output_loading_info=True)
@@ -119,8 +115,8 @@ def save(policy: Policy, folder: Path, dtype: torch.dtype | None = None) -> None
     policy.tokenizer.save_pretrained(folder)
 
 
-def _tokenizer(name: str, local_only: bool) -> PreTrainedTokenizerBase:
-    """The tokenizer as it was saved.
+def tokenizer_of(name: str, local_only: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or hub id, as it was saved.
 
     A folder whose tokenizer is of no model's own class is read as just that: AutoTokenizer would take the model's usual class
     instead, which may split and drop characters otherwise than `tokenizer.json` says.
@@ -146,6 +142,15 @@ def _ids(known: Iterable[int | list[int] | None]) -> tuple[int, ...]:
     """The distinct valid ids in order; some configurations hold one id, some a list, some -1 for none."""
     flat = [i for entry in known if entry is not None for i in (entry if isinstance(entry, list) else [entry])]
     return tuple(dict.fromkeys(i for i in flat if i >= 0))
+
+
+def check_source(source: str | Path) -> None:
+    """ConfigError for a folder that is not there or lacks weights or tokenizer; a hub id passes."""
+    folder = Path(source)
+    if folder.is_dir():
+        _check_folder(folder)
+    elif isinstance(source, Path) or source.startswith((".", "/", "~")) or source.count("/") > 1:
+        raise ConfigError(f"no model folder at {str(source)!r}; give an existing folder or a hub id such as 'owner/name'")
 
 
 def _check_folder(folder: Path) -> None:

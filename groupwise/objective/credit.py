@@ -218,7 +218,8 @@ class Advantage:
 class Blend:
     """A weighted sum of advantages: of several rewards (GDPO), or at different units or keys (GiGPO: episode and anchor state).
 
-    It is at the unit of the parts where they have one in common, else at the token.
+    It is at the unit of the parts where they have one in common, else at the token. A part that abstains (nan) is left out of the
+    sum, as in TRL (`nansum`); where all do, so does the sum.
     """
 
     parts: tuple[tuple[float, Advantage], ...]
@@ -235,9 +236,11 @@ class Blend:
         columns = [(weight, column) for weight, part in self.parts for column in part(table, state).values()]
         units = {column.unit for _, column in columns}
         unit = units.pop() if len(units) == 1 else "token"
+        spread = [(weight, column.values[table.layout.ids(unit, column.unit)]) for weight, column in columns]
         total = np.zeros(table.layout.size(unit))
-        for weight, column in columns:
-            total = total + weight * column.values[table.layout.ids(unit, column.unit)]
+        for weight, values in spread:
+            total = total + weight * np.where(np.isnan(values), 0.0, values)
+        total = np.where(np.all([np.isnan(values) for _, values in spread], axis=0), np.nan, total)
         return {self.name: Column(unit, total if self.whiten is None else self.whiten(total, unit, table))}
 
     def latex(self) -> str:

@@ -31,6 +31,7 @@ from groupwise.run.compose import method_of
 from groupwise.run.grade import Grader
 from groupwise.run.machine import SMALL, device_of, with_threads
 from groupwise.run.preview import preview
+from groupwise.run.rewards import check_weights
 from groupwise.run.settings import Run
 from groupwise.run.workers import Setup, Split, Workers
 from groupwise.tasks import make
@@ -88,6 +89,7 @@ def assemble(run: Run, folder: Path, weights: Path | None = None) -> Job:
     task = make(run.task, run.task_args)
     run = replace(run, template=spelled(run.template or task.template))
     form = form_of(run)
+    check_weights(run.reward_weights, run.rewards, task.verifier, task.environment is not None)
     device, base = device_of(run), (folder / "base" if (folder / "base").is_dir() else base_of(run))
     policy = load(weights or base, device=device)
     form.check(policy.tokenizer)
@@ -104,7 +106,8 @@ def assemble(run: Run, folder: Path, weights: Path | None = None) -> Job:
         learner = learner_of(run, policy, method, base, compiler(library, run.learner.threads, run.learner.dtype), workers)
         workers.join(learner, Setup(run, str(weights or base), str(base)), method.objective)
         grader = opening.enter_context(
-            Grader(task.verifier, run.rewards, workers=run.verify_workers, deadline=run.verify_deadline))
+            Grader(task.verifier, run.rewards, weights=run.reward_weights, workers=run.verify_workers,
+                   deadline=run.verify_deadline, device=device))
         job = _job(run, folder, task, method, learner, grader, workers, context)
         workers.wait()
         opening.pop_all()

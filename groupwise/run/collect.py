@@ -24,9 +24,12 @@ from groupwise.sampling.history import History
 
 @dataclass
 class Tally:
-    """What collecting one step came to: all groups drawn, why groups were refused, tokens by purpose, seconds by phase."""
+    """What collecting one step came to: all groups drawn, the rollouts that abstained in them, why groups were refused, tokens by
+    purpose, seconds by phase.
+    """
 
     drawn: list[Group] = field(default_factory=list)
+    lost: list[Rollout] = field(default_factory=list)
     refused: Counter[str] = field(default_factory=Counter)
     rounds: int = 0
     surplus: int = 0
@@ -81,8 +84,10 @@ class Sampler:
         """One pass over the plans: what is admitted, shaped."""
         for intervention in self.method.intervene:
             plans = intervention.before(plans)
-        groups = self.generate(plans)
+        graded = self._graded(plans)
+        groups = [_judged(group) for group in graded]
         self.tally.drawn += groups
+        self.tally.lost += [r for group in graded for r in group.own if not judged(r)]
         self.history.observe(groups, step)
         for intervention in self.method.intervene:
             groups = [_judged(group) for group in intervention.after_score(groups, self)]
@@ -103,6 +108,10 @@ class Sampler:
 
     def generate(self, plans: Sequence[Plan]) -> list[Group]:
         """Answer and grade plans; plans of one group key make one group. Abstentions are counted, not kept."""
+        return [_judged(group) for group in self._graded(plans)]
+
+    def _graded(self, plans: Sequence[Plan]) -> list[Group]:
+        """The same with its abstentions."""
         other = [p.temperature for p in plans if p.trained and p.temperature not in (None, self.sampling.temperature)]
         if other:
             raise ConfigError(f"a plan asks for temperature {other[0]}, but the learner's log-probs are taken at "
@@ -120,7 +129,7 @@ class Sampler:
         for plan, episodes in zip(plans, made, strict=True):
             by_key.setdefault(plan.group, (plan.prompt, []))[1].extend(rollouts[at:at + len(episodes)])
             at += len(episodes)
-        return [_judged(Group(key, prompt, tuple(some))) for key, (prompt, some) in by_key.items()]
+        return [Group(key, prompt, tuple(some)) for key, (prompt, some) in by_key.items()]
 
     def score(self, prompt: Prompt, episodes: Sequence[Episode]) -> list[Rollout]:
         """Grade episodes made elsewhere."""

@@ -21,13 +21,17 @@ def factory_of(name: str) -> Callable[..., Any]:
 
 
 def method_of(run: Run, max_tokens: int) -> Method:
-    """The method with its arguments checked; `max_tokens` is given to those that ask for it. ConfigError names what is wrong."""
+    """The method with its arguments checked; `max_tokens` and `reward_weights` are given to those that ask for them.
+
+    ConfigError names what is wrong.
+    """
     make_method = factory_of(run.method)
     known = inspect.signature(make_method).parameters
     for name in run.method_args:
         if name not in known:
             raise ConfigError(f"method {run.method!r} has no argument {name!r}; {nearest(name, known)}")
-    given = {"max_tokens": max_tokens, **run.method_args} if "max_tokens" in known else dict(run.method_args)
+    asked = {"max_tokens": max_tokens, "reward_weights": run.reward_weights}
+    given = {name: value for name, value in asked.items() if name in known} | run.method_args
     for name, value in given.items():
         wanted = known[name].annotation
         allowed = (int, float) if wanted is float else (wanted,)

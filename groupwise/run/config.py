@@ -72,7 +72,8 @@ def from_words(args: Sequence[str], default: Run, prog: str = "groupwise train")
         flag = unknown[0].partition("=")[0]
         what = "unknown setting" if flag.startswith("-") else "unexpected word"
         raise ConfigError(f"{what} {flag!r}; {nearest(flag.replace('_', '-'), flags())}")
-    return replace(run, task_args={**default.task_args, **run.task_args}, method_args={**default.method_args, **run.method_args})
+    return replace(run, **{name: getattr(default, name) | getattr(run, name)
+                           for name in ("task_args", "method_args", "reward_weights")})
 
 
 def _said_before(error: BaseException) -> ConfigError | None:

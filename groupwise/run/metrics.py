@@ -31,6 +31,7 @@ def of_groups(tally: Tally) -> dict[str, float]:
            "abstained": abstained / max(1, len(rollouts) + abstained), "surplus": tally.surplus}
     out |= {f"refused/{reason}": n for reason, n in sorted(tally.refused.items())}
     out |= {f"tokens/{purpose}": n for purpose, n in sorted(tally.budget.tokens.items())}
+    out |= _components(rollouts, [*rollouts, *tally.lost])
     if not rollouts:
         return {name: float(x) for name, x in out.items()}
     rewards = np.array([r.reward for r in rollouts], dtype=np.float64)
@@ -48,6 +49,18 @@ def of_groups(tally: Tally) -> dict[str, float]:
     if len(logp):
         out["surprise"] = -float(np.nanmean(logp))  # the sampled estimate of the entropy, over every token drawn
     return {name: float(x) for name, x in out.items()}
+
+
+def _components(rollouts: Sequence[Rollout], every: Sequence[Rollout]) -> dict[str, float]:
+    """Of each named part of the reward its unweighted mean over the rollouts that count, and the share of all in which it is
+    missing.
+    """
+    out: dict[str, float] = {}
+    for name in sorted({c.name for r in every for c in r.components}):
+        values = [value for r in rollouts if (value := r.component(name)) is not None]
+        out |= {f"reward/{name}": sum(values) / len(values)} if values else {}
+        out[f"abstained/{name}"] = sum(r.component(name) is None for r in every) / len(every)
+    return out
 
 
 def _lengths(rollouts: Sequence[Rollout], right: Bool[np.ndarray, " n"]) -> dict[str, float]:

@@ -4,7 +4,9 @@ This file knows what the settings are called and which contradict each other; wh
 those say themselves.
 """
 
+import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -89,7 +91,10 @@ class Run:
     method_args: Words = field(default_factory=dict)
     """Arguments of the method, such as clip_high=0.28."""
     rewards: tuple[str, ...] = ()
-    """Further rewards, each module:function; empty: the task's verifier alone."""
+    """Further rewards, each module:function, or model:FOLDER_OR_HUB_ID (a reward model); NAME= before it gives another name than
+    the function's. Empty: the task's verifier alone."""
+    reward_weights: Words = field(default_factory=dict)
+    """What a component counts for in the reward, such as correct=1 brief=0.5, by the reward's name; 1 where nothing is said."""
     model: str = ""
     """A folder or a hub name; empty: the task's own small base policy."""
     template: str = ""
@@ -129,9 +134,10 @@ class Run:
     """Seconds that grading one answer may take."""
 
     def __post_init__(self) -> None:
-        for name in ("task_args", "method_args"):
+        for name in ("task_args", "method_args", "reward_weights"):
             object.__setattr__(self, name, toml.plain(getattr(self, name)))
         _check_counts(self)
+        _check_weights(self.reward_weights)
         _check_sampling(self.sampling)
         _check_learner(self.learner)
 
@@ -158,6 +164,12 @@ def _check_counts(run: Run) -> None:
         raise ConfigError("task and method must not be empty")
     if run.name and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", run.name):
         raise ConfigError(f"run name {run.name!r} must be letters, digits, '.', '_' and '-', as it names a folder")
+
+
+def _check_weights(weights: Mapping[str, Any]) -> None:
+    for name, weight in weights.items():
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
+            raise ConfigError(f"reward_weights: the weight of {name!r} must be a finite number, got {weight!r}")
 
 
 def _check_sampling(sampling: SamplingSettings) -> None:

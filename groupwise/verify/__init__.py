@@ -14,6 +14,7 @@ from groupwise.core import named
 from groupwise.errors import ConfigError, nearest
 from groupwise.verify.expression import countdown
 from groupwise.verify.mathematics import math
+from groupwise.verify.reward import takes_lists
 from groupwise.verify.text import Verifier, answer, boxed, exact, last_integer, numeric
 
 VERIFIERS: dict[str, Verifier] = {
@@ -48,15 +49,17 @@ def resolve(name: str) -> Callable[..., Any]:
 
 
 def check_signature(name: str, function: Callable[..., Any]) -> None:
-    """`ConfigError` unless the function can be called as f(completion, answer, **columns) or f(text, answer, meta)."""
-    wanted = "write it as 'def reward(completion, answer, **columns)' or 'def verifier(text, answer, meta)'"
-    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
-        raise ConfigError(f"verifier {name!r} is a coroutine or a generator, but it is called as a plain function; {wanted}")
+    """`ConfigError` unless the function can be called as `groupwise.verify.reward.Reward` does."""
+    wanted = ("write it as 'def reward(completion, answer, **columns)', 'def reward(completions, **columns)' or "
+              "'def verifier(text, answer, meta)'")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise ConfigError(f"verifier {name!r} is a generator, but it is called as a function; {wanted}")
     parameters = list(inspect.signature(function).parameters.values())
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)]
     takes_any = any(p.kind is p.VAR_POSITIONAL for p in positional)
     has = f"verifier {name!r} takes {inspect.signature(function)}"
-    if len(positional) < 2 and not takes_any:
+    batched = takes_lists(function)
+    if len(positional) < 2 and not takes_any and not batched:
         raise ConfigError(f"{has}, but it is given a completion and an answer; {wanted}")
-    if any(p.kind is p.POSITIONAL_ONLY and p.default is p.empty for p in positional[2:]):
+    if any(p.kind is p.POSITIONAL_ONLY and p.default is p.empty for p in positional[0 if batched else 2:]):
         raise ConfigError(f"{has}: columns are given by name; {wanted}")

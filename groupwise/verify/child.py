@@ -34,9 +34,9 @@ class GoneError(Exception):
 class Child:
     """A running `groupwise.verify.worker`, started without waiting for it."""
 
-    def __init__(self, verifier: str, *, deadline: float, memory_mb: int) -> None:
+    def __init__(self, verifier: str, name: str = "", *, deadline: float, memory_mb: int) -> None:
         # -P and PYTHONPATH give the worker this process's import path, no more and no less.
-        command = [sys.executable, "-P", "-m", "groupwise.verify.worker", verifier, str(deadline), str(memory_mb)]
+        command = [sys.executable, "-P", "-m", "groupwise.verify.worker", verifier, name, str(deadline), str(memory_mb)]
         path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,

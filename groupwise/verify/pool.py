@@ -4,39 +4,61 @@ What happens to
     an item that hangs                      the worker is killed; wrong, kind "timeout" (else hanging the grader would pay)
     an item that kills its worker           abstention, kind "crash"; the item is not tried again, the others go on
     a reward that raises, NaN, wrong type   abstention, kind "crash", counted in `Pool.problems`; `VerifierError` if all do
+    an asynchronous reward that is still
+    waiting at the deadline                 abstention, kind "crash", counted: what it waits for is late, not the answer's doing
+
+Where several items were in a worker that was lost (an asynchronous function's, or a list's), each is tried again alone.
 """
 
-import contextlib
 import json
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import groupby
 from types import MappingProxyType, TracebackType
 from typing import Any
 
 from groupwise.core.verdict import Component, Finish, Verdict
 from groupwise.errors import ConfigError, DataError, VerifierError
 from groupwise.verify import check_name
+from groupwise.verify.calls import Call, payload, reply_in, take
 from groupwise.verify.child import Child, GoneError, LateError
 
 AHEAD = 64
-"""Items at most that a worker is given at a time: it need not wait for the next, and its time is still counted by the item."""
+"""Calls at most that a worker is given at a time: it need not wait for the next, and its time is still counted by the call.
+So many run side by side if they are asynchronous.
+"""
+_SLACK = 1.0
+"""Seconds beyond the deadline after which a worker of asynchronous calls that says nothing is blocked by one of them."""
 _MOST_PROBLEMS = 200
 """Different messages that `Pool.problems` keeps apart."""
+CRASH = Verdict(None, "crash", "pool")
+"""The abstention of a reward that failed."""
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One answer to grade. `answer` and `meta` hold JSON values; a reward function gets `meta` and `finish` as columns."""
+    """One answer to grade; `id` is its prompt's. `answer` and `meta` hold JSON values.
+
+    A reward function gets as columns the entries of `meta` and, where those have no such names, `prompt` (the problem's text)
+    and `tokens` (of the answer); `finish` is always ours.
+    """
 
     id: str
     text: str
     answer: Any
     meta: Mapping[str, Any] = field(default_factory=lambda: _EMPTY)
     finish: Finish = "stop"
+    prompt: str = ""
+    tokens: int = 0
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What a reward function may ask for by name."""
+        return {"prompt": self.prompt, "tokens": self.tokens, **self.meta, "finish": self.finish}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,25 +70,28 @@ class Graded:
 
 
 class Pool:
-    """Worker processes of one verifier; they start with the pool and are replaced when an item kills them.
+    """Worker processes of one verifier or reward; they start with the pool and are replaced when an item kills them.
+
+    `name` is that of a further reward, and of its components ("": the task's verifier).
 
     `deadline` is seconds per item, `memory_mb` the address space an item may add, `start_deadline` the seconds a worker may
     take to load the verifier. `timeout_reward` is what a time-out pays: the lowest reward, if rewards go below 0.
     Raises `ConfigError` for an unknown name and `VerifierError` if the verifier cannot be loaded.
     """
 
-    def __init__(self, verifier: str, *, workers: int = 1, deadline: float = 5.0, memory_mb: int = 2048,
+    def __init__(self, verifier: str, *, name: str = "", workers: int = 1, deadline: float = 5.0, memory_mb: int = 2048,
                  start_deadline: float = 60.0, timeout_reward: float = 0.0) -> None:
         if workers < 1 or deadline <= 0 or memory_mb < 1 or start_deadline <= 0:
             raise ConfigError(f"a verifier pool needs workers >= 1, deadline > 0, memory_mb >= 1, start_deadline > 0; "
                               f"got {workers}, {deadline}, {memory_mb}, {start_deadline}")
         check_name(verifier)
-        self.verifier, self.deadline, self.memory_mb = verifier, float(deadline), memory_mb
+        self.verifier, self.name, self.deadline, self.memory_mb = verifier, name, float(deadline), memory_mb
         self.start_deadline, self.timeout_reward = start_deadline, timeout_reward
         self.problems: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._closed = False
         self._asked = 0
+        self.batched = self.asynchronous = False
         self._children: list[Child | None] = [self._start() for _ in range(workers)]
         try:
             for slot in range(workers):
@@ -82,35 +107,39 @@ class Pool:
         """
         if self._closed:
             raise VerifierError(f"the pool of verifier {self.verifier!r} is closed; make a new one")
-        # Ids never come again, so that a reply that an interrupted call left behind is not taken for another's.
-        first, self._asked = self._asked, self._asked + len(items)
-        payloads = [_payload(first + index, item) for index, item in enumerate(items)]
+        records = [_record(item) for item in items]
         results: list[Graded | None] = [None] * len(items)
         traces: dict[int, str] = {}
-        todo, slots = deque(range(len(items))), min(len(self._children), len(items))
-        ahead = min(AHEAD, 1 + len(items) // (4 * max(1, slots)))  # a slow item must not keep back many that others could do
 
-        def serve(slot: int) -> None:
-            sent: deque[int] = deque()
-            while True:
-                if len(sent) <= ahead // 2:
-                    more: list[int] = []
-                    with contextlib.suppress(IndexError):
-                        while len(sent) + len(more) < ahead:
-                            more.append(todo.popleft())
+        def serve(calls: Sequence[Call], ahead: int) -> list[Call]:
+            """Have calls done; returns those that were in a worker when it was lost, where any of several items is to blame."""
+            todo, lost = deque(calls), list[Call]()
+
+            def turn(slot: int) -> None:
+                sent: dict[int, Call] = {}  # in the order in which they were sent
+                while True:
+                    least = ahead if self.asynchronous else ahead // 2 + 1
+                    more = take(todo, ahead - len(sent)) if len(sent) < least else []
                     if more:
-                        sent += more
-                        self._send(slot, b"".join([payloads[index] for index in more]))
-                if not sent:
-                    return
-                index = sent.popleft()
-                results[index] = self._one(slot, first + index, traces)
-                if self._children[slot] is None:  # what else it was sent is another's to do
-                    todo.extendleft(reversed(sent))
-                    sent.clear()
+                        self._send(slot, b"".join([payload(call, records) for call in more]))
+                        sent |= {call.id: call for call in more}
+                    if not sent:
+                        return
+                    suspects = self._one(slot, sent, results, traces)
+                    lost.extend(suspects)
+                    if self._children[slot] is None:  # what else it was sent is another's to do
+                        todo.extendleft(call for call in reversed(sent.values()) if call not in suspects)
+                        sent.clear()
+
+            self._run(turn, min(len(self._children), len(calls)), todo)
+            return lost
 
         with self._lock:
-            self._run(serve, slots, todo)
+            calls = self._calls(items)
+            slots = max(1, min(len(self._children), len(calls)))
+            # A slow call must not keep back many that others could do.
+            lost = serve(calls, AHEAD if self.asynchronous else min(AHEAD, 1 + len(calls) // (4 * slots)))
+            serve([self._call((index,)) for call in lost for index in call.items], 1)
         if items and len(traces) == len(items):
             raise VerifierError(f"verifier {self.verifier!r} failed on all {len(items)} items; the first:\n{traces[min(traces)]}")
         return [graded for graded in results if graded is not None]
@@ -127,7 +156,18 @@ class Pool:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _run(self, serve: Callable[[int], None], slots: int, todo: deque[int]) -> None:
+    def _calls(self, items: Sequence[Item]) -> list[Call]:
+        """One for each item; of a batched function one for all answers to a prompt that come one after the other."""
+        if not self.batched:
+            return [self._call((index,)) for index in range(len(items))]
+        return [self._call(tuple(some)) for _, some in groupby(range(len(items)), key=lambda index: items[index].id)]
+
+    def _call(self, items: tuple[int, ...]) -> Call:
+        """Ids never come again, so that a reply that an interrupted call left behind is not taken for another's."""
+        self._asked += 1
+        return Call(self._asked, items)
+
+    def _run(self, serve: Callable[[int], None], slots: int, todo: deque[Call]) -> None:
         if slots <= 1:
             for slot in range(slots):
                 serve(slot)
@@ -146,46 +186,71 @@ class Pool:
             self._wait_ready(slot)
         child.send(payload)
 
-    def _one(self, slot: int, index: int, traces: dict[int, str]) -> Graded:
-        """The result of the oldest item that a worker has; one that does not answer, or not sensibly, is discarded."""
+    def _one(self, slot: int, sent: dict[int, Call], results: list[Graded | None], traces: dict[int, str]) -> list[Call]:
+        """Wait for a reply to one of the calls that a worker has, and take it from them; a worker that sends none in time, or not
+        sensibly, is discarded.
+
+        Returns the calls that may be to blame for a loss where that is more than one item: they have no results yet.
+        """
         child = self._children[slot]
         assert child is not None
+        expected = list(sent.values()) if self.asynchronous else [next(iter(sent.values()))]
+        longest = self.deadline * max(len(call.items) for call in expected)
         try:
-            line = child.receive(self.deadline)
+            line = child.receive(longest + (_SLACK if self.asynchronous else 0.0))
         except LateError:
-            self._discard(slot)
-            self._note(f"timeout: no verdict within {self.deadline:g} s")
-            return Graded(Verdict(False, "timeout", "pool", None, self.deadline), (Component("correct", self.timeout_reward),))
+            message, graded = f"timeout: no verdict within {self.deadline:g} s", self._late()
         except GoneError:
-            self._note(f"crash: worker ended, {child.status()}")
-            self._discard(slot)
-            return _crash()
-        reply = _reply(line, index)
-        if reply is None:
-            self._note("crash: worker sent something that is not a reply")
-            self._discard(slot)
-            return _crash()
-        return self._read(slot, index, reply, traces)
-
-    def _read(self, slot: int, index: int, reply: dict[str, Any], traces: dict[int, str]) -> Graded:
-        if "raised" not in reply:
-            components = tuple(Component(name, value) for name, value in reply["components"])
-            return Graded(Verdict(*reply["verdict"]), components)
-        self._note(f"crash: {reply['raised']}")
-        if reply.get("fatal"):
-            self._discard(slot)
+            message, graded = f"crash: worker ended, {child.status()}", self._crash()
         else:
-            traces[index] = reply["trace"]
-        return _crash()
+            reply = reply_in(line, {call.id: len(call.items) for call in expected})
+            if reply is not None:
+                self._read(slot, sent.pop(reply["id"]), reply, results, traces)
+                return []
+            message, graded = "crash: worker sent something that is not a reply", self._crash()
+        self._discard(slot)
+        if sum(len(call.items) for call in expected) > 1:
+            return expected
+        del sent[expected[0].id]
+        self._note(message)
+        results[expected[0].items[0]] = graded
+        return []
+
+    def _read(self, slot: int, call: Call, reply: dict[str, Any], results: list[Graded | None], traces: dict[int, str]) -> None:
+        """Take over what a worker replied to a call."""
+        if "late" in reply:
+            said: list[dict[str, Any]] = [{"raised": f"still waiting after {self.deadline:g} s"}] * len(call.items)
+        else:
+            said = reply["results"] if "results" in reply else [reply] * len(call.items)
+        for index, one in zip(call.items, said, strict=True):
+            if "raised" not in one:
+                components = tuple(Component(name, value) for name, value in one["components"])
+                results[index] = Graded(Verdict(*one["verdict"]), components)
+                continue
+            self._note(f"crash: {one['raised']}")
+            results[index] = self._crash()
+            if one.get("fatal"):
+                self._discard(slot)
+            elif "trace" in one:
+                traces[index] = one["trace"]
+
+    def _late(self) -> Graded:
+        component = Component(self.name or "correct", self.timeout_reward)
+        return Graded(Verdict(False, "timeout", "pool", None, self.deadline), (component,))
+
+    def _crash(self) -> Graded:
+        return Graded(CRASH, (Component(self.name or "correct", None),))
 
     def _start(self) -> Child:
-        return Child(self.verifier, deadline=self.deadline, memory_mb=self.memory_mb)
+        return Child(self.verifier, self.name, deadline=self.deadline, memory_mb=self.memory_mb)
 
     def _wait_ready(self, slot: int) -> None:
         child = self._children[slot]
         assert child is not None
         try:
-            if json.loads(child.receive(self.start_deadline)) == {"ready": True}:
+            greeting = json.loads(child.receive(self.start_deadline))
+            if isinstance(greeting, dict) and greeting.get("ready") is True:
+                self.batched, self.asynchronous = greeting["batched"], greeting["asynchronous"]
                 return
             problem = "sent something else than its greeting"
         except LateError:
@@ -205,24 +270,9 @@ class Pool:
         self.problems[message if known else "crash: other"] += 1
 
 
-def _payload(index: int, item: Item) -> bytes:
-    columns = {**item.meta, "finish": item.finish}
+def _record(item: Item) -> str:
+    """An item as JSON: the fields of `Answer`."""
     try:
-        return json.dumps({"id": index, "text": item.text, "answer": item.answer, "columns": columns}).encode() + b"\n"
+        return json.dumps([item.text, item.answer, item.columns])
     except (TypeError, ValueError) as error:
         raise DataError(f"item {item.id!r}: answer and meta must be JSON values to reach a verifier process: {error}") from error
-
-
-def _reply(line: bytes, index: int) -> dict[str, Any] | None:
-    """The reply in a line; None if it is not one, or of another item."""
-    try:
-        reply = json.loads(line)
-    except ValueError:
-        return None
-    if not isinstance(reply, dict) or reply.get("id") != index:
-        return None
-    return reply if "raised" in reply or {"verdict", "components"} <= reply.keys() else None
-
-
-def _crash() -> Graded:
-    return Graded(Verdict(None, "crash", "pool"), (Component("correct", None),))
