@@ -10,6 +10,7 @@ from objectives_support import turn
 
 from groupwise.core.episode import OUTSIDE, sequences
 from groupwise.core.rollout import BEHAVIOURS, Completion, Context, Episode, Prompt, Span, Turn, VersionSpan
+from groupwise.errors import RolloutError
 
 NONE, DEFAULT, OLD = (BEHAVIOURS.index(b) for b in ("none", "default", "old"))
 
@@ -87,7 +88,8 @@ def test_spans_and_versions_become_tags():
 
 
 def with_extras(tokens, context, before=None, train_context=None, **extras):
-    done = Completion(tokens, (-1.0,) * len(tokens), extras=extras, context_extras={"experts": before} if before is not None else {})
+    of_context = {"experts": before} if before is not None else {}
+    done = Completion(tokens, (-1.0,) * len(tokens), extras=extras, context_extras=of_context)
     return Turn(Context(context), done, train_context=train_context)
 
 

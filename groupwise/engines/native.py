@@ -48,8 +48,8 @@ class Native:
     """Samples completions with a KV cache; at most `max_rows` at a time.
 
     The policy's module is used as it is (it may be the one that is trained). `stats` describes the last call: tokens, seconds,
-    prefill_tokens, steps. A stop string ends a completion after the token that completes it. If the policy's routing is "recorded",
-    the extras hold the routes of its mixture of experts.
+    prefill_tokens, steps. A stop string ends a completion after the token that completes it. If the policy's routing is
+    "recorded", the extras hold the routes of its mixture of experts.
     """
 
     per_context = 0

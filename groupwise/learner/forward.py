@@ -27,8 +27,8 @@ at 1024); in float32 the two are alike."""
 
 @dataclass(frozen=True)
 class Scorer:
-    """Per-token values of a batch from a model: its trunk and head, the temperature, a value head (for a critic), and a routing (for
-    a mixture of experts), by which the routes in the batch are replayed unless its source is "live".
+    """Per-token values of a batch from a model: its trunk and head, the temperature, a value head (for a critic), and a routing
+    (for a mixture of experts), by which the routes in the batch are replayed unless its source is "live".
     """
 
     trunk: Trunk

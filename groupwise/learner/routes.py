@@ -18,7 +18,7 @@ from groupwise.objective.batch import Batch
 
 
 def laid_out(batch: Batch, lengths: np.ndarray) -> Int[Tensor, "n layers k"] | None:
-    """The routes of all positions, sequences padded on the right to the longest; -1 where there are none. None: of no position."""
+    """The routes of all positions, sequences padded on the right to the longest; -1 where none is known. None: nowhere."""
     if EXPERTS not in batch.extras:
         return None
     starts, rows = batch.layout.first_token("sequence"), batch.extras[EXPERTS].cpu().numpy()

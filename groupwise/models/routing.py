@@ -1,10 +1,10 @@
 """The routers of a mixture of experts: to which experts each position went, and how to send it there again.
 
-A router is a module that answers (logits [n, experts], weights [n, k], chosen experts [n, k]) and chooses by `torch.topk`, as those
-of Qwen3-MoE, Mixtral, OLMoE and many others in transformers do. To replay a choice its own forward runs with that choice in the
-place of top-k's: logits, and the weights of the chosen experts, are those of the live parameters, normalised as the architecture
-does it, so the gradient reaches the router. Rollout Routing Replay (arXiv 2510.11370) and GSPO's Routing Replay (arXiv
-2507.18071, section 5.3) differ in who made the choice.
+A router is a module that answers (logits [n, experts], weights [n, k], chosen experts [n, k]) and chooses by `torch.topk`, as
+those of Qwen3-MoE, Mixtral, OLMoE and many others in transformers do. To replay a choice its own forward runs with that choice in
+the place of top-k's: logits, and the weights of the chosen experts, are those of the live parameters, normalised as the
+architecture does it, so the gradient reaches the router. Rollout Routing Replay (arXiv 2510.11370) and GSPO's Routing Replay
+(arXiv 2507.18071, section 5.3) differ in who made the choice.
 """
 
 import contextlib
