@@ -54,6 +54,16 @@ def test_the_slope_of_a_sweep():
 
 
 @pytest.mark.slow
+def test_routes_are_compared(tmp_path):
+    run(BENCH / "routing.py", "--hidden", 32, "--layers", 2, "--prompts", 4, "--warmup", 0, "--json", tmp_path / "found.json")
+    found = json.loads((tmp_path / "found.json").read_text())["random"]
+    assert found["both float32"]["changed"] == 0.0
+    narrow = found["learner bfloat16"]
+    assert narrow["changed"] > 0.0
+    assert narrow["recorded"]["max_abs"] < narrow["live"]["max_abs"]
+
+
+@pytest.mark.slow
 def test_the_parts_of_a_step_add_up(tmp_path):
     library()
     run(BENCH / "step.py", "--steps", "5", "--json", tmp_path / "found.json")

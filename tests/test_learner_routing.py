@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import socket
+import threading
 from dataclasses import replace
 
 import chaos
@@ -25,6 +27,7 @@ from groupwise.methods import METHODS
 from groupwise.methods.update import Minibatches
 from groupwise.models.load import save
 from groupwise.objective.batch import pack
+from groupwise.run import shared
 from groupwise.run.loop import resume, train
 
 OLD = frozenset({"old"})
@@ -192,6 +195,39 @@ def test_the_balance_is_that_of_the_whole_step_on_any_split(name):
     assert stats["idle_share"] == (pytest.approx(1 / 3) if name == "rloo" else 0.0)
 
 
+class Sent(Shares):
+    """Tasks and outcomes go through a socket, as to and from another process."""
+
+    def run(self, tasks, own):
+        return [self.passed(own(self.passed(task.alone()))) for task in tasks if task.parts]
+
+    def passed(self, thing):
+        here, there = socket.socketpair()
+        with here, there:
+            sender = threading.Thread(target=shared.send, args=(here, thing))
+            sender.start()
+            received = shared.receive(there)
+            sender.join()
+        return received
+
+
+def test_routes_and_loads_survive_the_way_to_another_process():
+    objective, found = METHODS["gspo"]().objective, []
+    for team in (Shares(1), Sent(2)):
+        policy = moe(source="old")
+        groups, learner = groups_of(policy), learner_of(policy, micro_tokens=60, router_aux=0.3)
+        learner.team = team
+        batch, needed = learner.scored(pack(groups, default="old"), groups, OLD)
+        batch = batch.with_columns(needed, objective.credit(groups, batch, needed))
+        shake(policy, 0.02)
+        found.append((laid_out(batch, lengths(batch)), *gradient(learner, objective.weigh(batch), objective)))
+    (routes, vector, stats), (their_routes, their_vector, their_stats) = found
+    assert torch.equal(routes, their_routes)
+    assert relative(their_vector, vector) < 1e-5
+    assert their_stats == pytest.approx(stats, rel=1e-4, abs=1e-6)
+    assert stats["routing_changed"] > 0.0
+
+
 def mixture(folder):
     save(moe(), folder)
     return folder
@@ -213,6 +249,7 @@ def test_a_run_with_recorded_routes_and_balance_resumes_bit_for_bit(tmp_path):
     assert steps[0]["routing_changed"] == 0.0
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_mixture(tmp_path):
     run = tiny_run(mixture(tmp_path / "model"), "two", routing="recorded", router_aux=0.01, steps=1, workers=2)
     one, two = (train(replace(run, name=name, learner=replace(run.learner, workers=n)), tmp_path)

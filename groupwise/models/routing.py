@@ -189,7 +189,7 @@ class _Choice(TorchFunctionMode):
 def experts(config: PretrainedConfig) -> int:
     """How many experts a layer has; 0: the model is no mixture of experts."""
     own = config.get_text_config().to_dict()
-    return max(int(own.get(name) or 0) for name in _COUNTS)
+    return max((own[name] for name in _COUNTS if isinstance(own.get(name), int)), default=0)
 
 
 def find(model: PreTrainedModel, source: Source = "live") -> Routing | str:
