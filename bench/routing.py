@@ -120,6 +120,19 @@ def measure(policy: Policy, prompts: int) -> dict[str, Any]:
     return out
 
 
+def table(report: dict[str, Any]) -> str:
+    """The rows of docs/models.md."""
+    lines = ["| model | number formats | routes | mean gap | largest gap | k3 | choices changed | after one update |",
+             "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |"]
+    for model in ("random", "warmed up"):
+        for formats, found in report.get(model, {}).items():
+            for routes in ("live", "recorded"):
+                x = found[routes]
+                lines.append(f"| {model} | {formats} | {routes} | {x['mean_abs']:.1e} | {x['max_abs']:.1e} | {x['k3']:.1e} | "
+                             f"{found['changed']:.2%} | {found['after_update']:.1%} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -141,7 +154,7 @@ def main() -> None:
             subprocess.run([sys.executable, "-m", "groupwise", "warmup", "--start", f"{place}/random", "--out", f"{place}/warm",
                             "--steps", str(args.warmup)], check=True, cwd=ROOT)
             report["warmed up"] = measure(load(Path(place, "warm")), args.prompts)
-    print(json.dumps(report, indent=1))
+    print(table(report))
     if args.json:
         args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
