@@ -53,6 +53,22 @@ def test_the_slope_of_a_sweep():
     assert module.slope(rows, "train") == pytest.approx(2.0)
 
 
+def test_the_page_on_models_shows_the_routes_that_were_measured(monkeypatch):
+    monkeypatch.syspath_prepend(BENCH)
+    table = importlib.import_module("routing").table(json.loads((BENCH / "results" / "routing.json").read_text()))
+    assert table in (BENCH.parent / "docs" / "models.md").read_text()
+
+
+@pytest.mark.slow
+def test_routes_are_compared(tmp_path):
+    run(BENCH / "routing.py", "--hidden", 32, "--layers", 2, "--prompts", 4, "--warmup", 0, "--json", tmp_path / "found.json")
+    found = json.loads((tmp_path / "found.json").read_text())["random"]
+    assert found["both float32"]["changed"] == 0.0
+    narrow = found["learner bfloat16"]
+    assert narrow["changed"] > 0.0
+    assert narrow["recorded"]["max_abs"] < narrow["live"]["max_abs"]
+
+
 @pytest.mark.slow
 def test_the_parts_of_a_step_add_up(tmp_path):
     library()

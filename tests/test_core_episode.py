@@ -10,6 +10,7 @@ from objectives_support import turn
 
 from groupwise.core.episode import OUTSIDE, sequences
 from groupwise.core.rollout import BEHAVIOURS, Completion, Context, Episode, Prompt, Span, Turn, VersionSpan
+from groupwise.errors import RolloutError
 
 NONE, DEFAULT, OLD = (BEHAVIOURS.index(b) for b in ("none", "default", "old"))
 
@@ -86,16 +87,40 @@ def test_spans_and_versions_become_tags():
     assert spread(row.version) == [4, 4, 5, -1, -1]
 
 
-def test_extras_are_carried_where_every_turn_has_them():
-    def with_extras(tokens, context, **extras):
-        return Turn(Context(context), Completion(tokens, (-1.0,) * len(tokens), extras=extras))
+def with_extras(tokens, context, before=None, train_context=None, **extras):
+    of_context = {"experts": before} if before is not None else {}
+    done = Completion(tokens, (-1.0,) * len(tokens), extras=extras, context_extras=of_context)
+    return Turn(Context(context), done, train_context=train_context)
 
-    experts = np.arange(4, dtype=np.int16).reshape(2, 2)
-    first = with_extras((10, 11), (1,), experts=experts, lone=np.ones(2))
-    row, = made(first, with_extras((20,), (1, 10, 11, 5), experts=experts[:1] + 7))
-    assert set(row.extras) == {"experts"}
-    assert row.extras["experts"].tolist() == [[0, 1], [2, 3], [0, 0], [7, 8]]
+
+EXPERTS = np.arange(4, dtype=np.int16).reshape(2, 2)
+
+
+def test_extras_are_carried_and_are_minus_one_where_nobody_has_them():
+    first = with_extras((10, 11), (1,), experts=EXPERTS, lone=np.ones(2))
+    row, = made(first, with_extras((20,), (1, 10, 11, 5), experts=EXPERTS[:1] + 7))
+    assert row.extras["experts"].tolist() == [[0, 1], [2, 3], [-1, -1], [7, 8]]
     assert row.extras["experts"].dtype == np.int16
+    assert row.extras["lone"].tolist() == [1, 1, -1, -1]
+    assert row.context_extras == {}
+
+
+def test_tokens_between_turns_have_the_extras_of_the_next_context():
+    first = with_extras((10, 11), (1,), np.full((1, 2), 9, dtype=np.int16), experts=EXPERTS)
+    before = np.arange(10, dtype=np.int16).reshape(5, 2) + 20
+    row, = made(first, with_extras((20,), (1, 10, 11, 5, 6), before, experts=EXPERTS[:1]))
+    assert row.extras["experts"].tolist() == [[0, 1], [2, 3], [26, 27], [28, 29], [0, 1]]
+    assert row.context_extras["experts"].tolist() == [[9, 9]]
+
+
+def test_extras_of_another_context_are_left_behind():
+    row, = made(with_extras((10, 11), (1,), EXPERTS[:1], Context((4, 5)), experts=EXPERTS))
+    assert (row.extras, row.context_extras) == ({}, {})
+
+
+def test_extras_of_a_context_have_a_row_for_each_of_its_tokens():
+    with pytest.raises(RolloutError, match="2 rows for a context of 1 tokens"):
+        with_extras((10, 11), (1,), EXPERTS, experts=EXPERTS)
 
 
 @settings(deadline=None)

@@ -23,7 +23,8 @@ class TrainSequence(NamedTuple):
     """One training sequence: a context and the tokens after it, with their tags.
 
     `segment` is the index of the turn within the episode (tokens between turns belong to the turn they precede).
-    `behaviour` indexes `BEHAVIOURS`; tokens not trained on have `none`. `extras` are arrays with one row per token.
+    `behaviour` indexes `BEHAVIOURS`; tokens not trained on have `none`. `extras` are arrays with one row per token,
+    `context_extras` with one per token of the context; rows that nobody has are -1.
     """
 
     context: Context
@@ -34,6 +35,7 @@ class TrainSequence(NamedTuple):
     version: Runs[int]
     segment: Runs[int]
     extras: Mapping[str, np.ndarray]
+    context_extras: Mapping[str, np.ndarray]
 
 
 def sequences(episode: Episode) -> Iterator[TrainSequence]:
@@ -78,20 +80,26 @@ def _join(run: list[tuple[int, Turn, tuple[int, ...]]]) -> TrainSequence:
         segment.append((index, gap + len(own.tokens)))
         tokens += between + own.tokens
         # Log-probs that the engine took under another context are not those of this sequence.
-        moved = turn.train_context is not None and turn.train_context.tokens != turn.context.tokens
-        logp += (np.nan,) * gap + ((np.nan,) * len(own.tokens) if moved else own.logp)
-    return TrainSequence(run[0][1].trained_under, tokens, logp, author, behaviour, version, segment, _extras(run))
+        logp += (np.nan,) * gap + ((np.nan,) * len(own.tokens) if turn.moved else own.logp)
+    first = run[0][1]
+    return TrainSequence(first.trained_under, tokens, logp, author, behaviour, version, segment, _extras(run),
+                         {} if first.moved else first.completion.context_extras)
 
 
 def _extras(run: list[tuple[int, Turn, tuple[int, ...]]]) -> dict[str, np.ndarray]:
-    """Aligned extras of the turns, with zeros for the tokens between them; only those that every turn has."""
+    """The extras of any turn; tokens between turns have those of the next one's context, of which they are the end."""
+    kept = [({}, {}) if turn.moved else (turn.completion.extras, turn.completion.context_extras) for _, turn, _ in run]
     out: dict[str, np.ndarray] = {}
-    for name in sorted(run[0][1].completion.extras):
-        if any(name not in turn.completion.extras for _, turn, _ in run):
-            continue
+    for name in sorted({name for own, _ in kept for name in own}):
+        like = next(own[name] for own, _ in kept if name in own)
         rows = []
-        for _, turn, between in run:
-            array = turn.completion.extras[name]
-            rows += [np.zeros((len(between), *array.shape[1:]), dtype=array.dtype), array]
+        for (_, turn, between), (own, before) in zip(run, kept, strict=True):
+            rows.append(before[name][len(turn.context.tokens) - len(between):] if name in before else blank(len(between), like))
+            rows.append(own[name] if name in own else blank(len(turn.completion.tokens), like))
         out[name] = np.concatenate(rows)
     return out
+
+
+def blank(n: int, like: np.ndarray) -> np.ndarray:
+    """So many rows of an extra that nobody has: -1."""
+    return np.full((n, *like.shape[1:]), -1).astype(like.dtype)

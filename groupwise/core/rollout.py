@@ -80,7 +80,7 @@ class Completion:
 
     `logp[t]` is the engine's log-prob of `tokens[t]` under the very distribution that was sampled from (after
     temperature and truncation); nan where the engine has none. `extras` holds arrays aligned with the tokens
-    (routed experts, top-k ids), carried verbatim.
+    (routed experts, top-k ids), carried verbatim; `context_extras` the same of the tokens of the context, by the same names.
     """
 
     tokens: tuple[int, ...]
@@ -88,6 +88,7 @@ class Completion:
     finish: Finish = "stop"
     versions: tuple[VersionSpan, ...] = ()
     extras: Mapping[str, np.ndarray] = field(default_factory=lambda: _EMPTY)
+    context_extras: Mapping[str, np.ndarray] = field(default_factory=lambda: _EMPTY)
 
     def __post_init__(self) -> None:
         if len(self.tokens) != len(self.logp):
@@ -135,8 +136,10 @@ class Turn:
             at = span.end
         if self.spans and at != n:
             raise RolloutError(f"spans {self.spans} do not tile {n} tokens")
-        moved = self.train_context is not None and self.train_context.tokens != self.context.tokens
-        if moved and any(s.behaviour == "recorded" for s in self.spans):
+        for name, array in self.completion.context_extras.items():
+            if len(array) != len(self.context.tokens):
+                raise RolloutError(f"extra {name!r} has {len(array)} rows for a context of {len(self.context.tokens)} tokens")
+        if self.moved and any(s.behaviour == "recorded" for s in self.spans):
             raise RolloutError("a token sampled under another context cannot be 'recorded': its engine log-prob "
                                "belongs to the context it was sampled under; use 'old', 'self' or 'unknown'")
         if any(s.behaviour == "recorded" and not math.isfinite(sum(self.completion.logp[s.start:s.end])) for s in self.spans):
@@ -146,6 +149,11 @@ class Turn:
     def trained_under(self) -> Context:
         """The context that the tokens are trained under."""
         return self.train_context or self.context
+
+    @property
+    def moved(self) -> bool:
+        """Whether the tokens are trained under other tokens than they were sampled under."""
+        return self.trained_under.tokens != self.context.tokens
 
     @property
     def tiles(self) -> tuple[Span, ...]:

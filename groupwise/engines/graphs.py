@@ -12,16 +12,20 @@ from groupwise.core.keyed import uniforms
 from groupwise.core.services import Sampling
 from groupwise.engines.native import Native, Row, Wave, draw
 from groupwise.models.head import sampling_logp
+from groupwise.models.routing import experts
 
 WARM = 3
 """Runs before a capture, as CUDA graphs ask for."""
 
 
 class Graphs(Native):
-    """As `Native`; models with attention windows are sampled in the native way."""
+    """As `Native`; models with attention windows are sampled in the native way, and on a GPU mixtures of experts: the products of
+    their experts in single precision look at the load on the processor, which a graph cannot repeat.
+    """
 
     def _wave(self, sampling: Sampling, rows: list[Row]) -> Wave:
-        return Wave(self, sampling, rows) if self.window is not None else FixedWave(self, sampling, rows)
+        by_hand = self.window is not None or (experts(self.config) > 1 and self.policy.model.device.type == "cuda")
+        return Wave(self, sampling, rows) if by_hand else FixedWave(self, sampling, rows)
 
 
 class FixedWave(Wave):
@@ -44,9 +48,9 @@ class FixedWave(Wave):
         if self.position == 0:
             super().sample()
             return
-        self.block.append((self.token.clone(), self.logp_of.clone()))
-        self.block_last = self.token
-        self.position += 1
+        if self.routes is not None:
+            self.routes.now = self.routed.clone()
+        self.take(self.token.clone(), self.logp_of.clone())
 
     def keep(self, kept: list[int]) -> None:
         """Shrink the batch: the next step is another one."""
@@ -67,11 +71,15 @@ class FixedWave(Wave):
         self.draws = torch.from_numpy(draws).to(self.device)
         self.token, self.next = self.block_last.clone(), self.next.clone()
         self.logp_of = torch.zeros(len(self.token), dtype=torch.float32, device=self.device)
+        if self.routes is not None:
+            self.routed = torch.empty_like(self.routes.now[:len(self.token)])
         self.replay = self.step if self.device.type != "cuda" else self.capture()
 
     def step(self) -> None:
         """One token for every row, in place."""
-        hidden, _ = self.engine.trunk.hidden(self.token[:, None], self.seen, self.next, self.cache, use_cache=True)
+        hidden, routes = self.engine.hidden(self.token[:, None], self.seen, self.next, self.cache)
+        if routes is not None:
+            self.routed.copy_(routes[:, 0])
         logp = sampling_logp(self.engine.trunk.logits(hidden[:, -1]), self.sampling)
         greedy = self.sampling.temperature == 0.0
         self.token.copy_(logp.argmax(-1) if greedy else draw(logp, self.draws.index_select(0, self.count)[0]))

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from groupwise.core.rollout import Completion, VersionSpan
 from groupwise.core.services import Request, Sampling
 from groupwise.core.verdict import Finish
 from groupwise.engines.cache import RowCache, window_of
+from groupwise.engines.routes import Routes
 from groupwise.engines.stops import StopStrings
 from groupwise.errors import EngineError
 from groupwise.models.head import Trunk, sampling_logp
@@ -47,7 +49,8 @@ class Native:
     """Samples completions with a KV cache; at most `max_rows` at a time.
 
     The policy's module is used as it is (it may be the one that is trained). `stats` describes the last call: tokens, seconds,
-    prefill_tokens, steps. A stop string ends a completion after the token that completes it.
+    prefill_tokens, steps. A stop string ends a completion after the token that completes it. If the policy's routing is
+    "recorded", the extras hold the routes of its mixture of experts.
     """
 
     in_waves = True
@@ -99,6 +102,15 @@ class Native:
                 own[name].copy_(tensor)
         self.version = version
 
+    def hidden(self, ids: Tensor, mask: Any, positions: Tensor, cache: RowCache) -> tuple[Tensor, Tensor | None]:
+        """Hidden states [b, l, h], and the routes [b, l, layers, k] if they are recorded."""
+        routing = self.policy.routing
+        if routing is None or routing.source != "recorded":
+            return self.trunk.hidden(ids, mask, positions, cache, use_cache=True)[0], None
+        with routing.watch() as seen:
+            hidden, _ = self.trunk.hidden(ids, mask, positions, cache, use_cache=True)
+        return hidden, seen.experts().view(*ids.shape, routing.layers, routing.k)
+
     def _check(self, request: Request) -> None:
         length, wanted = len(request.context.tokens), request.sampling.max_tokens
         if length == 0:
@@ -119,9 +131,12 @@ class Native:
                 wave.retire()
             if wave.alive:
                 wave.forward()
-        for row, tokens, logp, length, finish in zip(rows, wave.tokens, wave.logp, wave.lengths, wave.finishes, strict=True):
+        for i, row in enumerate(rows):
+            length = wave.lengths[i]
+            extras = wave.routes.extras(i, row.context, length) if wave.routes is not None else ()
             yield (row.request, row.sample), Completion(
-                tuple(tokens[:length].tolist()), tuple(logp[:length].tolist()), finish, (VersionSpan(0, length, self.version),))
+                tuple(wave.tokens[i, :length].tolist()), tuple(wave.logp[i, :length].tolist()), wave.finishes[i],
+                (VersionSpan(0, length, self.version),), *extras)
 
 
 class Wave:
@@ -157,14 +172,14 @@ class Wave:
         positions = (torch.arange(width) - pads[:, None]).clamp_min(0)
         mask = torch.arange(width) >= pads[:, None] if bool(pads.any()) else None
         self.cache = RowCache(self.engine.config, width)
-        hidden, _ = self.engine.trunk.hidden(
-            ids.to(self.device), mask.to(self.device) if mask is not None else None, positions.to(self.device),
-            self.cache, use_cache=True)
+        hidden, routes = self.engine.hidden(
+            ids.to(self.device), mask.to(self.device) if mask is not None else None, positions.to(self.device), self.cache)
         place = {context: i for i, context in enumerate(contexts)}
         index = torch.tensor([place[row.context] for row in rows])
         on_device = index.to(self.device)
         self.logits = self.engine.trunk.logits(hidden[:, -1]).index_select(0, on_device)
         self.cache.select(on_device, 0, width + self.sampling.max_tokens)
+        self.routes = Routes(contexts, routes, on_device, self.sampling.max_tokens) if routes is not None else None
         self.width = width  # positions in the cache
         self.pads = pads[index]
         self.next = lengths[index].to(self.device)[:, None]  # the position id of the token to come
@@ -182,9 +197,10 @@ class Wave:
     def forward(self) -> None:
         """Feed the last sampled tokens; logits of the next."""
         mask = self.mask[:, :self.width + 1] if self.mask is not None else None
-        hidden, _ = self.engine.trunk.hidden(
-            self.block_last[:, None], mask[:, None, None, :] if mask is not None and self.ready else mask, self.next, self.cache,
-            use_cache=True)
+        hidden, routes = self.engine.hidden(
+            self.block_last[:, None], mask[:, None, None, :] if mask is not None and self.ready else mask, self.next, self.cache)
+        if self.routes is not None and routes is not None:
+            self.routes.now = routes[:, 0]
         self.logits = self.engine.trunk.logits(hidden[:, -1])
         self.next = self.next + 1
         self.width += 1
@@ -198,7 +214,13 @@ class Wave:
         else:
             uniform = torch.from_numpy(uniforms(self.streams, self.position)).to(self.device)
             token = draw(logp, uniform)
-        self.block.append((token, logp.gather(-1, token[:, None])[:, 0]))
+        self.take(token, logp.gather(-1, token[:, None])[:, 0])
+
+    def take(self, token: Tensor, logp: Tensor) -> None:
+        """The next token of every row, with its log-prob."""
+        self.block.append((token, logp))
+        if self.routes is not None:
+            self.routes.sampled()
         self.block_last = token
         self.position += 1
 
@@ -208,6 +230,8 @@ class Wave:
         tokens = torch.stack([token for token, _ in self.block], 1).cpu()
         self.tokens[alive, start:self.position] = tokens.numpy()
         self.logp[alive, start:self.position] = torch.stack([logp for _, logp in self.block], 1).cpu().double().numpy()
+        if self.routes is not None:
+            self.routes.store(alive, start)
         self.block = []
         ended = self.is_eos[tokens]
         first = torch.where(ended.any(1), ended.int().argmax(1) + 1 + start, 0).tolist()

@@ -41,6 +41,9 @@ class TableScorer:
         order = generator(self.key, "cut").permutation(np.asarray(chosen, dtype=np.int64))
         return [order[i:i + self.size] for i in range(0, len(order), self.size)]
 
+    def routed(self) -> None:
+        """There are no experts."""
+
     def finish(self) -> None:
         """Nothing is left to do."""
 

@@ -56,7 +56,8 @@ def order_of(subject: Subject, samples: Sequence[Sample]) -> Order:
 def _plain(batch: Batch) -> Batch:
     """The batch with plain dictionaries, which can be sent."""
     return replace(batch, columns=dict(batch.columns), credit=dict(batch.credit), weights=dict(batch.weights),
-                   extras=dict(batch.extras), layout=replace(batch.layout, keys=dict(batch.layout.keys)))
+                   extras=dict(batch.extras), context_extras=dict(batch.context_extras),
+                   layout=replace(batch.layout, keys=dict(batch.layout.keys)))
 
 
 def across(subjects: Sequence[Subject], samples: Sequence[Sequence[Sample]], sizes: Sequence[int], *,

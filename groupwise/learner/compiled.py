@@ -54,6 +54,9 @@ class KernelScorer:
             filled += own
         return [np.array(part, dtype=np.int64) for part in parts]
 
+    def routed(self) -> None:
+        """The kernels run no mixture of experts."""
+
     def finish(self) -> None:
         """Add the gradients summed so far to the parameters'."""
         self.compiled.collect()

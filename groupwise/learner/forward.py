@@ -13,8 +13,10 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from groupwise.errors import ObjectiveError
+from groupwise.learner.routes import laid_out
 from groupwise.models.head import Trunk, ValueHead, Want, score
 from groupwise.models.load import attention
+from groupwise.models.routing import Routed, Routing
 from groupwise.objective.batch import Batch
 from groupwise.objective.terms import Live
 
@@ -25,13 +27,16 @@ at 1024); in float32 the two are alike."""
 
 @dataclass(frozen=True)
 class Scorer:
-    """Per-token values of a batch from a model: its trunk and head, the temperature, and (for a critic) a value head."""
+    """Per-token values of a batch from a model: its trunk and head, the temperature, a value head (for a critic), and a routing
+    (for a mixture of experts), by which the routes in the batch are replayed unless its source is "live".
+    """
 
     trunk: Trunk
     temperature: float
     pad_id: int
     value_head: ValueHead | None = None
     precision: torch.dtype = torch.float32
+    routing: Routing | None = None
 
     def __call__(self, batch: Batch, want: Want) -> Live:
         """[t] of a micro-batch, with gradient where grad is enabled; entries that are not trained on are 0."""
@@ -41,7 +46,7 @@ class Scorer:
         plain = narrow and device.type == "cpu" and ids.shape[1] <= EAGER
         how = attention(self.trunk.model, "eager") if plain else contextlib.nullcontext()
         with torch.autocast(device.type, torch.bfloat16, enabled=narrow), how:
-            hidden, _ = self.trunk.hidden(ids, attention_mask=mask)
+            hidden = self._hidden(ids, mask, batch)
         picked = hidden.flatten(0, 1)[at]
         if narrow:
             picked = picked.to(torch.bfloat16)
@@ -53,6 +58,23 @@ class Scorer:
         return Live(logp=_spread(scores.logp, batch.counted), entropy=_maybe(scores.entropy, batch.counted),
                     sum_p2=_maybe(scores.sum_p2, batch.counted), values=_maybe(values, batch.counted),
                     hidden=_spread(scores.hidden, batch.counted) if scores.hidden is not None else None)
+
+    def _hidden(self, ids: Tensor, mask: Tensor, batch: Batch) -> Tensor:
+        """The trunk's hidden states, through the experts that the routing names."""
+        if self.routing is None:
+            return self.trunk.hidden(ids, attention_mask=mask)[0]
+        forced = None if self.routing.source == "live" else laid_out(batch, lengths(batch))
+        with self.routing.watch(forced) as seen:
+            hidden, _ = self.trunk.hidden(ids, attention_mask=mask)
+        if forced is not None and hidden.requires_grad:
+            self.routing.hold(hidden, forced)
+        seen.kept = mask.flatten().bool()
+        self.routing.last = seen
+        return hidden
+
+    def routed(self) -> Routed | None:
+        """What the routers did in the last forward; asked once."""
+        return self.routing.take() if self.routing is not None else None
 
     def plan(self, batch: Batch, chosen: Sequence[int] | np.ndarray, micro_tokens: int) -> list[np.ndarray]:
         """Micro-batches of the chosen sequences (`plan`)."""

@@ -18,6 +18,7 @@ from groupwise.kernels.library import Compiled
 from groupwise.learner.compiled import KernelScorer
 from groupwise.learner.forward import Scorer, deal
 from groupwise.learner.observe import Meter
+from groupwise.learner.routes import with_routes, without_routes
 from groupwise.learner.work import Alone, AnyScorer, Outcome, Task, Team, assemble, work
 from groupwise.models.head import Trunk, ValueHead, Want
 from groupwise.models.load import Policy
@@ -33,7 +34,7 @@ PATIENCE = 3
 class Settings:
     """How gradients are taken and applied. `total_steps` is the number of optimiser steps that a schedule spans,
     `floor` the share of the rate that it never falls below; `value_lr` is the rate of a value head (0: `lr`), on the same
-    schedule.
+    schedule. `router_aux` is the coefficient of the load-balancing loss of a mixture of experts.
     """
 
     lr: float = 6e-5
@@ -48,6 +49,7 @@ class Settings:
     micro_tokens: int = 8192
     temperature: float = 1.0
     precision: torch.dtype = torch.float32
+    router_aux: float = 0.0
 
     def rate(self, step: int) -> float:
         """The learning rate of the optimiser step with this index."""
@@ -99,20 +101,29 @@ class Learner:
         own = self.settings
         if compile is not None:
             return KernelScorer(compile(policy.model), own.temperature, value_head)
-        return Scorer(Trunk(policy.model), own.temperature, policy.pad_id, value_head, own.precision)
+        return Scorer(Trunk(policy.model), own.temperature, policy.pad_id, value_head, own.precision, policy.routing)
 
     # ---- scoring -----------------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def logprobs(self, batch: Batch, groups: Sequence[Group], needs: frozenset[str]) -> dict[str, Tensor]:
         """Per-token columns of a packed batch: old_logp, ref_logp, values, entropy, sum_p2, `teacher:NAME/CONTEXT`.
 
         One pass per (weights, context). Tokens without the context (a builder that answers None) are nan.
         """
+        return self.scored(batch, groups, needs)[1]
+
+    @torch.no_grad()
+    def scored(self, batch: Batch, groups: Sequence[Group], needs: frozenset[str]) -> tuple[Batch, dict[str, Tensor]]:
+        """`logprobs`, and the batch to go on with: if the routing of a mixture of experts is "old", it has the routes of the pass
+        that takes the old log-probs.
+        """
         columns: dict[str, Tensor] = {}
         own = needs & {"old", "values", "entropy", "sum_p2"}
         if own:
-            live = self._whole("policy", batch, Want(entropy="entropy" in own, sum_p2="sum_p2" in own))
+            old = "old" in own and self.policy.routing is not None and self.policy.routing.source == "old"
+            live, places, routes = self._pass("policy", batch, Want("entropy" in own, "sum_p2" in own, routes=old))
+            if old:
+                batch = with_routes(batch, places, routes)
             found = {"old": ("old_logp", live.logp), "values": ("values", live.values), "entropy": ("entropy", live.entropy),
                      "sum_p2": ("sum_p2", live.sum_p2)}
             columns |= {name: x for need in own for name, x in [found[need]] if x is not None}
@@ -123,7 +134,7 @@ class Learner:
         known = ("old", "values", "entropy", "sum_p2", "ref")
         if unknown := {n for n in needs if n not in known and not n.startswith("teacher:")}:
             raise ObjectiveError(f"nothing here scores {sorted(unknown)}; {nearest(min(unknown), known)}, teacher:NAME/CONTEXT")
-        return columns
+        return batch, columns
 
     def _scorer_of(self, name: str) -> AnyScorer:
         if name == "policy":
@@ -146,25 +157,34 @@ class Learner:
         made = [build(r, g) for g in groups for r in g.rollouts if any(t.completion.tokens for t in r.episode.turns)]
         there = np.array([c is not None for c in made])
         contexts = tuple(c.tokens if c is not None else old for c, old in zip(made, batch.contexts, strict=True))
-        moved = replace(batch, contexts=contexts)
+        moved = replace(without_routes(batch), contexts=contexts)
         logp = self._whole(name, moved, Want()).logp
         has = torch.from_numpy(there[batch.layout.ids("token", "sequence")]).to(self.device)
         return torch.where(has, logp, torch.nan)
 
     def _whole(self, model: str, batch: Batch, want: Want) -> Live:
-        """A pass over all sequences, put back into the batch's order."""
+        """The values of a pass over all sequences, put back into the batch's order."""
+        return self._pass(model, batch, want)[0]
+
+    def _pass(self, model: str, batch: Batch, want: Want) -> tuple[Live, np.ndarray, list[np.ndarray]]:
+        """A pass over all sequences; and the sequences in the order in which they were run, with their routes if wanted."""
         tasks = self._tasks(batch, range(batch.layout.size("sequence")), want, model)
-        return assemble(batch, tasks, self.team.run(tasks, self.work))
+        outcomes = self.team.run(tasks, self.work)
+        places = np.concatenate([part for task in tasks for part in task.parts])
+        return assemble(batch, tasks, outcomes), places, [route for outcome in outcomes for route in outcome.routes]
 
     # ---- gradients ---------------------------------------------------------------------------------------------------
 
     def gradients(self, batch: Batch, objective: Objective) -> dict[str, float]:
         """Add the gradient of a weighed minibatch to the parameters'; sequences that cannot have one are not run."""
-        idle = objective.idle(batch) & ("micro" not in batch.layout.keys)
+        idle = objective.idle(batch) & ("micro" not in batch.layout.keys) & (not self.settings.router_aux)
         want = Want(entropy=True, sum_p2="sum_p2" in objective.needs, hidden="hidden:last" in objective.needs)
         tasks, meter = self._tasks(batch, np.flatnonzero(~idle), want), Meter()
-        if objective.reach in ("group", "step"):
-            outcomes = self._two_passes(batch, objective, tasks, meter)
+        far = objective.reach in ("group", "step")
+        first = self.team.run(tasks, self.work) if far or self.settings.router_aux else []
+        tasks = [replace(task, balance=self._balance(first)) for task in tasks]
+        if far:
+            outcomes = self._two_passes(batch, objective, tasks, first, meter)
         else:
             outcomes = self.team.run([replace(task, objective=objective) for task in tasks], self.work)
         for outcome in outcomes:
@@ -182,11 +202,23 @@ class Learner:
         tasks = self._tasks(batch, range(batch.layout.size("sequence")), Want())
         return batch.with_parts([part for task in tasks for part in task.parts])
 
-    def _two_passes(self, batch: Batch, objective: Objective, tasks: list[Task], meter: Meter) -> list[Outcome]:
-        """Losses that reach across micro-batches: log-probs of the whole step without gradient, dL/dlogp on them, then the
-        backward of sum(stopgrad(dL/dlogp) logp) per micro-batch. Exact on any split.
+    def _balance(self, first: list[Outcome]) -> Tensor | None:
+        """The slopes [experts] of the load-balancing loss: it is a product of two means over the optimiser step, the load (which
+        has no gradient, and is taken from a first pass over the whole step) and the probabilities, in which it is then linear.
         """
-        whole = assemble(batch, tasks, self.team.run(tasks, self.work))
+        meter = Meter()
+        for outcome in first:
+            meter.merge(outcome.meter)
+        if not self.settings.router_aux or meter.routing is None:
+            return None
+        return torch.from_numpy(meter.routing.slopes * self.settings.router_aux).to(self.device, torch.float32)
+
+    def _two_passes(self, batch: Batch, objective: Objective, tasks: list[Task], first: list[Outcome],
+                    meter: Meter) -> list[Outcome]:
+        """Losses that reach across micro-batches: log-probs of the whole step without gradient (`first`), dL/dlogp on them, then
+        the backward of sum(stopgrad(dL/dlogp) logp) per micro-batch. Exact on any split.
+        """
+        whole = assemble(batch, tasks, first)
         leaves = {name: x.detach().requires_grad_() for name, x in vars(whole).items() if x is not None}
         loss = objective.loss(Live(**leaves), batch)
         found = torch.autograd.grad(loss.value, list(leaves.values()), allow_unused=True)

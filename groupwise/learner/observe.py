@@ -10,6 +10,7 @@ from collections import defaultdict
 import torch
 from torch import Tensor
 
+from groupwise.models.routing import Routed, Tally
 from groupwise.objective.batch import Batch
 from groupwise.objective.objective import Loss, Seen
 from groupwise.objective.terms import OLD, RECORDED, SELF, Live, Policy, ValueLoss
@@ -21,6 +22,7 @@ class Meter:
     def __init__(self) -> None:
         self.sums: dict[str, float] = defaultdict(float)
         self.tops: dict[str, float] = defaultdict(float)
+        self.routing: Tally | None = None
 
     @torch.no_grad()
     def add(self, loss: Loss, live: Live, batch: Batch) -> None:
@@ -45,12 +47,19 @@ class Meter:
             if isinstance(seen.term, Policy) and seen.term.name == "policy":
                 self._policy(seen, batch, loss.correction)
 
+    def route(self, seen: Routed) -> None:
+        """Take in what the routers of a mixture of experts did."""
+        own = seen.tally()
+        self.routing = own if self.routing is None else self.routing + own
+
     def merge(self, other: "Meter") -> None:
         """Take in what another one saw of the same optimiser step."""
         for name, value in other.sums.items():
             self.sums[name] += value
         for name, value in other.tops.items():
             self.tops[name] = max(self.tops[name], value)
+        if other.routing is not None:
+            self.routing = other.routing if self.routing is None else self.routing + other.routing
 
     def _kl(self, pair: str, u: Tensor) -> None:
         """`u` is log q - log p on samples of p."""
@@ -119,4 +128,4 @@ class Meter:
             out |= {"ratio_mean": s["ratio_mean"] / n, "ratio_max": self.tops["ratio_max"], "clip_high": s["clip_high"] / n,
                     "clip_low": s["clip_low"] / n, "correction_mean": s["correction_mean"] / n,
                     "ess": s["ratio_mean"] ** 2 / (n * s["ratio_squared"]) if s["ratio_squared"] else 0.0}
-        return out
+        return out | (self.routing.metrics() if self.routing is not None else {})

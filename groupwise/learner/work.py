@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from groupwise.learner.forward import lengths
 from groupwise.learner.observe import Meter
 from groupwise.models.head import Want
+from groupwise.models.routing import Routed
 from groupwise.objective.batch import Batch
 from groupwise.objective.objective import Objective
 from groupwise.objective.terms import Live
@@ -25,6 +27,10 @@ class AnyScorer(Protocol):
 
     def plan(self, batch: Batch, chosen: Sequence[int] | np.ndarray, micro_tokens: int) -> list[np.ndarray]:
         """Micro-batches of the chosen sequences."""
+        ...
+
+    def routed(self) -> Routed | None:
+        """What the routers of a mixture of experts did in the last forward; asked once."""
         ...
 
     def finish(self) -> None:
@@ -47,6 +53,8 @@ class Task:
     objective   the gradient of its loss
     slopes      the gradient of sum(slope * value), the slopes [t] by the name of the value: the second of two passes
     (neither)   the values of a model ("policy", or a frozen one's name), without gradient
+
+    `balance` [experts] are the slopes of a loss that is linear in the routers' probabilities; its gradient is taken along.
     """
 
     batch: Batch
@@ -55,6 +63,7 @@ class Task:
     objective: Objective | None = None
     slopes: Mapping[str, Tensor] | None = None
     model: str = "policy"
+    balance: Tensor | None = None
 
     def alone(self) -> "Task":
         """The same on a batch of these sequences only: what is sent to another process."""
@@ -68,11 +77,14 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a task came to: `live` the values asked for, in the order of its parts; what was seen; sequences dropped as broken."""
+    """What a task came to: `live` the values asked for, in the order of its parts; what was seen; sequences dropped as broken;
+    the `routes` of each sequence, if asked for.
+    """
 
     live: Live | None = None
     meter: Meter = field(default_factory=Meter)
     lost: int = 0
+    routes: tuple[np.ndarray, ...] = ()
 
 
 @runtime_checkable
@@ -102,9 +114,20 @@ def work(scorer: AnyScorer, task: Task) -> Outcome:
         return _of_loss(scorer, task, task.objective)
     if task.slopes is not None:
         return _of_slopes(scorer, task, task.slopes)
-    with torch.no_grad():
-        lives = [scorer(task.batch.take(part), task.want) for part in task.parts]
-    return Outcome(_joined(lives) if lives else None)
+    return _of_values(scorer, task)
+
+
+@torch.no_grad()
+def _of_values(scorer: AnyScorer, task: Task) -> Outcome:
+    lives, routes, meter = [], [], Meter()
+    for part in task.parts:
+        micro = task.batch.take(part)
+        lives.append(scorer(micro, task.want))
+        if (seen := scorer.routed()) is not None:
+            meter.route(seen)
+            if task.want.routes:
+                routes += seen.routes(lengths(micro).tolist())
+    return Outcome(_joined(lives) if lives else None, meter, routes=tuple(routes))
 
 
 def _of_loss(scorer: AnyScorer, task: Task, objective: Objective) -> Outcome:
@@ -115,13 +138,13 @@ def _of_loss(scorer: AnyScorer, task: Task, objective: Objective) -> Outcome:
         if not len(good):
             continue
         loss = objective.loss(live, micro)
-        loss.value.backward()  # type: ignore[no-untyped-call]
+        _backward(loss.value, task, scorer.routed(), meter)
         meter.add(loss, live, micro)
     return Outcome(meter=meter, lost=lost)
 
 
 def _of_slopes(scorer: AnyScorer, task: Task, slopes: Mapping[str, Tensor]) -> Outcome:
-    lost = 0
+    lost, meter = 0, Meter()
     for part in task.parts:
         live, _, good = _finite(scorer, task, part)
         lost += len(part) - len(good)
@@ -129,8 +152,17 @@ def _of_slopes(scorer: AnyScorer, task: Task, slopes: Mapping[str, Tensor]) -> O
             continue
         index = torch.from_numpy(tokens_of(task.batch, good)).to(task.batch.tokens.device)
         pairs = [(slope[index], vars(live)[name]) for name, slope in slopes.items()]
-        torch.stack([(slope * x).sum() for slope, x in pairs]).sum().backward()  # type: ignore[no-untyped-call]
-    return Outcome(lost=lost)
+        _backward(torch.stack([(slope * x).sum() for slope, x in pairs]).sum(), task, scorer.routed(), meter)
+    return Outcome(meter=meter, lost=lost)
+
+
+def _backward(loss: Tensor, task: Task, seen: Routed | None, meter: Meter) -> None:
+    """Backward of a micro-batch's loss, and of the load balance if that is on."""
+    if seen is not None:
+        meter.route(seen)
+        if task.balance is not None:
+            loss = loss + seen.mass(task.balance)
+    loss.backward()  # type: ignore[no-untyped-call]
 
 
 def _finite(scorer: AnyScorer, task: Task, part: np.ndarray) -> tuple[Live, Batch, np.ndarray]:

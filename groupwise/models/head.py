@@ -90,11 +90,12 @@ def _after_head(config: dict[str, Any]) -> Callable[[Tensor], Tensor]:
 
 @dataclass(frozen=True)
 class Want:
-    """What is asked for besides the log-prob of each target."""
+    """What is asked for besides the log-prob of each target; `routes` are the experts of every position read."""
 
     entropy: bool = False
     sum_p2: bool = False
     hidden: bool = False
+    routes: bool = False
 
 
 @dataclass

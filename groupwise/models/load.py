@@ -21,6 +21,7 @@ from transformers import (
 
 from groupwise.errors import ConfigError
 from groupwise.models import chat, linear
+from groupwise.models.routing import Routing
 
 _GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
@@ -28,12 +29,16 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.tx
 
 @dataclass
 class Policy:
-    """A causal language model, its tokenizer and the ids that end and pad; always in eval mode (no dropout)."""
+    """A causal language model, its tokenizer and the ids that end and pad; always in eval mode (no dropout).
+
+    `routing` watches and directs the routers of a mixture of experts.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     eos_ids: tuple[int, ...]
     pad_id: int
+    routing: Routing | None = None
 
     def __post_init__(self) -> None:
         self.model.eval()

@@ -1,6 +1,6 @@
 """The flat batch: every token of the rollouts once, never padded, with the ids of the units it belongs to."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from types import MappingProxyType
@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from groupwise.core.episode import Runs, TrainSequence, sequences
+from groupwise.core.episode import Runs, TrainSequence, blank, sequences
 from groupwise.core.layout import Ids, Key, Layout
 from groupwise.core.rollout import BEHAVIOURS, Behaviour, Group, Rollout
 from groupwise.errors import ObjectiveError, nearest
@@ -46,6 +46,7 @@ class Batch:
     columns     per token: engine_logp, and what was asked for (old_logp, ref_logp, values, teacher:NAME/CONTEXT)
     credit      per unit: advantage and whatever else the credit named
     weights     per term: one weight per unit of the term, fixed for the whole optimiser step
+    extras      per token, and per sequence for the tokens of its context: what engines add (-1 where nobody knows)
     policy      the name of the weights that wrote each episode
     """
 
@@ -60,6 +61,7 @@ class Batch:
     credit: Mapping[str, Column] = field(default_factory=lambda: _EMPTY)
     weights: Mapping[str, Weight] = field(default_factory=lambda: _EMPTY)
     extras: Mapping[str, Tensor] = field(default_factory=lambda: _EMPTY)
+    context_extras: Mapping[str, tuple[np.ndarray, ...]] = field(default_factory=lambda: _EMPTY)
     policy: tuple[str, ...] = ()
 
     def ids(self, child: str, parent: str) -> Int[Tensor, " n"]:
@@ -102,6 +104,7 @@ class Batch:
             weights={name: replace(w, values=w.values[torch.from_numpy(kept[w.unit]).to(w.values.device)])
                      for name, w in self.weights.items()},
             extras={name: x[index] for name, x in self.extras.items()},
+            context_extras={name: tuple(x[s] for s in kept["sequence"].tolist()) for name, x in self.context_extras.items()},
             policy=tuple(self.policy[e] for e in kept["episode"].tolist()))
 
     def written_by(self, policy: str) -> "Batch":
@@ -161,6 +164,7 @@ def pack(groups: Sequence[Group], *, default: Behaviour = "self", dtype: torch.d
         counted=_tensor(counted, device), loss_mask=_tensor(counted & ~masked, device), behaviour=_tensor(behaviour, device),
         version=_tensor(_tags([row.version for row in rows]), device),
         columns={"engine_logp": _tensor(logp, device).to(dtype)}, extras=_extras(rows, device),
+        context_extras=_context_extras(rows),
         policy=tuple([rollout.episode.policy for _, rollout in episodes]))
 
 
@@ -194,8 +198,24 @@ def _layout(rows: Sequence[TrainSequence], of: Sequence[int], episodes: Sequence
 
 
 def _extras(rows: Sequence[TrainSequence], device: str) -> dict[str, Tensor]:
-    names = set.intersection(*(set(row.extras) for row in rows))
-    return {name: _tensor(np.concatenate([row.extras[name] for row in rows]), device) for name in sorted(names)}
+    out = {}
+    for name, like in _kinds(row.extras for row in rows).items():
+        each = [row.extras[name] if name in row.extras else blank(len(row.tokens), like) for row in rows]
+        out[name] = _tensor(np.concatenate(each), device)
+    return out
+
+
+def _context_extras(rows: Sequence[TrainSequence]) -> dict[str, tuple[np.ndarray, ...]]:
+    out = {}
+    for name, like in _kinds(row.context_extras for row in rows).items():
+        out[name] = tuple(row.context_extras[name] if name in row.context_extras else blank(len(row.context.tokens), like)
+                          for row in rows)
+    return out
+
+
+def _kinds(extras: Iterable[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The names of all extras, in order, with one array of each."""
+    return dict(sorted({name: array for one in extras for name, array in one.items()}.items()))
 
 
 def _tensor(array: np.ndarray, device: str) -> Tensor:

@@ -23,6 +23,7 @@ from groupwise.kernels.library import Compiled, unsupported
 from groupwise.learner.compiled import KernelScorer
 from groupwise.learner.learner import Compile, Learner, Models, Settings
 from groupwise.methods.method import Method
+from groupwise.models import routing
 from groupwise.models.linear import Linear
 from groupwise.models.load import Policy, context_limit, load
 from groupwise.models.template import Template, fill, spelled, template
@@ -113,6 +114,8 @@ def assemble(run: Run, folder: Path, weights: Path | None = None) -> Job:
         opening.pop_all()
     if isinstance(library, str) and compute == "auto":
         job.notes.append(f"compiled kernels are not used: {library}")
+    if run.learner.routing == "old" and method.update.steps == 1:
+        job.notes.append("routing=old changes nothing here: a batch serves one optimiser step, so live routes are the old ones")
     return job
 
 
@@ -154,9 +157,25 @@ def _fitting(run: Run, prompts: Sequence[Prompt], policy: Policy, context: int) 
 def learner_of(run: Run, policy: Policy, method: Method, base: str | Path, compile: Compile | None = None,
                workers: Workers | None = None) -> Learner:
     """The learner of a method, with the reference model if it needs one."""
+    policy.routing = routing_of(run, policy, method)
     frozen = {"ref": load(base, device=run.learner.device)} if "ref" in method.needs else {}
     return Learner(policy, settings_of(run, method), needs=method.needs, models=Models(frozen, method.contexts), compile=compile,
                    team=workers)
+
+
+def routing_of(run: Run, policy: Policy, method: Method) -> routing.Routing | None:
+    """The routing of a mixture of experts; ConfigError if it is asked for where it cannot be."""
+    own = run.learner
+    found = routing.find(policy.model, own.routing)
+    asked = f"routing={own.routing}" if own.routing != "live" else f"router_aux={own.router_aux}" if own.router_aux else ""
+    if isinstance(found, str):
+        if asked:
+            raise ConfigError(f"{asked} cannot be: {found}; leave it at the default")
+        return None
+    if own.routing == "old" and method.update.steps > 1 and "old" not in method.needs:
+        raise ConfigError("routing=old replays the routes of the pass that takes the old log-probs, and the method "
+                          f"{run.method!r} takes none (its ratios divide by the engine's): take routing=recorded")
+    return found
 
 
 def kernels_of(wanted: str, policy: Policy, device: str) -> Library | str:
@@ -195,7 +214,7 @@ def settings_of(run: Run, method: Method) -> Settings:
     return Settings(lr=own.lr, value_lr=own.value_lr, schedule=own.schedule, warmup_steps=own.warmup_steps,
                     total_steps=run.steps * method.update.steps, weight_decay=own.weight_decay, betas=own.betas,
                     grad_clip=own.grad_clip, micro_tokens=own.micro_tokens, temperature=run.sampling.temperature,
-                    precision=getattr(torch, own.dtype))
+                    precision=getattr(torch, own.dtype), router_aux=own.router_aux)
 
 
 def _filled(run: Run, task: Task, policy: Policy, device: str, library: Library | str, form: Template) -> Run:

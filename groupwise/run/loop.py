@@ -45,7 +45,7 @@ def loop(job: Job, start: int, record: Record, console: Console, checkpoints: Ch
             job.state.observe(groups)
             factors = job.state.coefficients()
             batch = pack(groups, default=method.divides_by, device=str(learner.device))
-            needed = learner.logprobs(batch, groups, method.needs)  # nothing if nothing is needed
+            batch, needed = learner.scored(batch, groups, method.needs)  # nothing if nothing is needed
             sampler.tally.scored(needed, len(batch.tokens))
             credit = objective.credit(groups, batch, needed, job.state)  # the advantage
             batch = batch.with_columns(needed, credit).written_by(learner.policy_id)

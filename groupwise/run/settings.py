@@ -63,6 +63,11 @@ class LearnerSettings:
     compute: Literal["auto", "kernels", "modules"] = "auto"
     """Who runs the model on a processor: compiled kernels or the model's own modules. auto: kernels where they can be built and
     cover the model (Llama, Qwen2, Qwen3, Mistral)."""
+    routing: Literal["live", "recorded", "old"] = "live"
+    """Who chooses the experts of a mixture of experts in training: the router as it is; the engine's choice when it sampled
+    (Rollout Routing Replay); the learner's own before the update (GSPO's Routing Replay)."""
+    router_aux: float = 0.0
+    """Coefficient of a mixture of experts' load-balancing loss, over each optimiser step; 0.001 is usual."""
     device: str = "auto"
     """auto: a CUDA device if there is one, else the processor."""
     threads: int = 0
@@ -186,7 +191,7 @@ def _check_sampling(sampling: SamplingSettings) -> None:
 
 
 def _check_learner(learner: LearnerSettings) -> None:
-    for name in ("warmup_steps", "weight_decay", "grad_clip", "threads", "workers"):
+    for name in ("warmup_steps", "weight_decay", "grad_clip", "router_aux", "threads", "workers"):
         _least(name, getattr(learner, name), 0)
     _least("micro_tokens", learner.micro_tokens, 0)
     if learner.workers > 1 and learner.compute == "kernels":
