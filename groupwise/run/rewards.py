@@ -116,4 +116,4 @@ class ModelReward:
 
 
 def _conversation(prompt: Prompt) -> Messages:
-    return [{"role": "user", "content": prompt.text}]
+    return [dict(m) for m in prompt.messages] or [{"role": "user", "content": prompt.text}]
