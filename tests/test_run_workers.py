@@ -57,7 +57,7 @@ def learner(model, team, name="dr_grpo", **changes):
     run, method = settings(model, name, **changes)
     made = learner_of(run, load(model), method, model, workers=team)
     if team is not None:
-        team.join(made, Setup(run, str(model), str(model)), method.objective)
+        team.join(made, Setup(run, str(model)), method.objective)
     return made, method
 
 

@@ -1,4 +1,6 @@
-"""A learner's state on disk: weights that `from_pretrained` loads, optimiser moments as safetensors, JSON counters. No pickle."""
+"""A learner's state on disk: weights that `from_pretrained` loads (of a policy with adapters: those, as peft has them), optimiser
+moments as safetensors, JSON counters. No pickle.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -9,15 +11,24 @@ from torch import Tensor
 
 from groupwise.errors import CheckpointError
 from groupwise.learner.learner import Learner
+from groupwise.models import adapter
 from groupwise.models.load import save as save_policy
 
 OPTIMISER = "optimizer.safetensors"
-MODEL = "model"
+MODEL, ADAPTER = "model", "adapter"
+
+
+def weights(folder: Path) -> Path:
+    """Where the weights of a checkpoint lie: whole ones, or adapters."""
+    return folder / (ADAPTER if (folder / ADAPTER).is_dir() else MODEL)
 
 
 def save(learner: Learner, folder: Path) -> dict[str, Any]:
-    """Write `folder/model` and the optimiser's tensors; returns the counters, as JSON values."""
-    save_policy(learner.policy, folder / MODEL)
+    """Write the weights and the optimiser's tensors; returns the counters, as JSON values."""
+    if adapter.layers(learner.policy.model):
+        adapter.save(learner.policy.model, folder / ADAPTER)
+    else:
+        save_policy(learner.policy, folder / MODEL)
     tensors: dict[str, Tensor] = {}
     for name, parameter in learner.parameters.items():
         if name.startswith("value_head."):
@@ -41,6 +52,7 @@ def load(learner: Learner, folder: Path, counters: dict[str, Any]) -> None:
         if key == "parameter":
             parameter.copy_(tensor)
         else:
-            learner.optimizer.state[parameter][key] = tensor.to(parameter.device)
+            whole = tensor.dtype == torch.int64  # an optimiser that counts its steps by a plain number
+            learner.optimizer.state[parameter][key] = int(tensor) if whole else tensor.to(parameter.device)
     learner.steps, learner.bad_steps = int(counters["steps"]), int(counters["bad_steps"])
     learner.bad_in_a_row = int(counters["bad_in_a_row"])

@@ -13,8 +13,9 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from groupwise.errors import ObjectiveError
+from groupwise.models import adapter
+from groupwise.models.blocks import attention
 from groupwise.models.head import Trunk, ValueHead, Want, score
-from groupwise.models.load import attention
 from groupwise.objective.batch import Batch
 from groupwise.objective.terms import Live
 
@@ -25,29 +26,35 @@ at 1024); in float32 the two are alike."""
 
 @dataclass(frozen=True)
 class Scorer:
-    """Per-token values of a batch from a model: its trunk and head, the temperature, and (for a critic) a value head."""
+    """Per-token values of a batch from a model: its trunk and head, the temperature, and (for a critic) a value head.
+
+    `plain` leaves the model's adapters off: the values of the model that they were put into.
+    """
 
     trunk: Trunk
     temperature: float
     pad_id: int
     value_head: ValueHead | None = None
     precision: torch.dtype = torch.float32
+    plain: bool = False
 
     def __call__(self, batch: Batch, want: Want) -> Live:
         """[t] of a micro-batch, with gradient where grad is enabled; entries that are not trained on are 0."""
+        with adapter.off(self.trunk.model) if self.plain else contextlib.nullcontext():
+            return self._values(batch, want)
+
+    def _values(self, batch: Batch, want: Want) -> Live:
         ids, mask, at = _padded(batch, self.pad_id)
         device = batch.tokens.device
         narrow = self.precision == torch.bfloat16
-        plain = narrow and device.type == "cpu" and ids.shape[1] <= EAGER
-        how = attention(self.trunk.model, "eager") if plain else contextlib.nullcontext()
+        short = narrow and device.type == "cpu" and ids.shape[1] <= EAGER
+        how = attention(self.trunk.model, "eager") if short else contextlib.nullcontext()
         with torch.autocast(device.type, torch.bfloat16, enabled=narrow), how:
             hidden, _ = self.trunk.hidden(ids, attention_mask=mask)
         picked = hidden.flatten(0, 1)[at]
-        if narrow:
+        if narrow and not self.trunk.head_float32:
             picked = picked.to(torch.bfloat16)
-            with torch.autocast(device.type, torch.bfloat16):
-                scores = score(self.trunk, picked, batch.tokens[batch.counted], temperature=self.temperature, want=want)
-        else:
+        with torch.autocast(device.type, torch.bfloat16, enabled=narrow):
             scores = score(self.trunk, picked, batch.tokens[batch.counted], temperature=self.temperature, want=want)
         values = self.value_head(picked.to(torch.float32)) if self.value_head is not None else None
         return Live(logp=_spread(scores.logp, batch.counted), entropy=_maybe(scores.entropy, batch.counted),
