@@ -35,7 +35,11 @@ def save(learner: Learner, folder: Path) -> dict[str, Any]:
             tensors[f"parameter/{name}"] = parameter.detach()
         for key, value in learner.optimizer.state.get(parameter, {}).items():
             tensors[f"{key}/{name}"] = torch.as_tensor(value)
-    save_file({name: t.contiguous() for name, t in tensors.items()}, folder / OPTIMISER)
+    seen: set[int] = set()  # the 8-bit optimiser's tables are one tensor for all parameters, which a file cannot hold
+    for name, tensor in tensors.items():
+        tensors[name] = tensor.clone() if tensor.data_ptr() in seen else tensor.contiguous()
+        seen.add(tensor.data_ptr())
+    save_file(tensors, folder / OPTIMISER)
     return {"steps": learner.steps, "bad_steps": learner.bad_steps, "bad_in_a_row": learner.bad_in_a_row}
 
 

@@ -8,6 +8,7 @@ int8    rows of weights as integers of [-127, 127] (the weights of LLM.int8(), D
 A layer makes its weight anew whenever it runs, so a log-prob depends neither on the batch nor on who asks for it.
 """
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +21,8 @@ from transformers import PreTrainedModel
 from groupwise.errors import ConfigError
 from groupwise.models.blocks import linears
 
-KINDS = ("nf4", "int8")
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # it asks for products that are not used here
+
 BLOCK = 64
 """Weights that share a scale in nf4."""
 

@@ -28,6 +28,13 @@ def linears(model: PreTrainedModel) -> dict[str, nn.Linear]:
             for name, module in whole.named_modules() if isinstance(module, nn.Linear)}
 
 
+def fused(model: PreTrainedModel) -> dict[str, nn.Parameter]:
+    """The matrices of the blocks that no linear layer holds, by name: experts that are kept as one tensor, their router."""
+    inside = {id(p) for layer in linears(model).values() for p in layer.parameters()}
+    return {f"{block}.{name}": p for block, whole in blocks(model).items() for name, p in whole.named_parameters()
+            if p.dim() > 1 and id(p) not in inside}
+
+
 @contextlib.contextmanager
 def attention(model: PreTrainedModel, kind: str) -> Iterator[None]:
     """The model with another implementation of attention ("sdpa", "eager"), for forwards in this context; costs 0.03 ms."""

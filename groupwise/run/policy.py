@@ -58,5 +58,9 @@ def described(own: LearnerSettings, policy: Policy) -> list[str]:
     names = sorted({name.rpartition(".")[2] for name in found})
     whole = sum(layer.in_features * layer.out_features for layer in found.values())
     kept = "" if own.quantise == "none" else f", in {own.quantise}"
-    return [f"adapters of rank {own.lora_rank} ({sum(p.numel() for p in trained.values()):,} parameters are trained) beside "
-            f"{len(found)} frozen layers of {whole:,} weights{kept}: {', '.join(names)}"]
+    lines = [f"adapters of rank {own.lora_rank} ({sum(p.numel() for p in trained.values()):,} parameters are trained) beside "
+             f"{len(found)} frozen layers of {whole:,} weights{kept}: {', '.join(names)}"]
+    if fused := blocks.fused(policy.model):
+        lines.append(f"{sum(p.numel() for p in fused.values()):,} weights of the blocks are in no linear layer, such as "
+                     f"{next(iter(fused))}: they stay frozen as they are, without adapters")
+    return lines
