@@ -37,12 +37,14 @@ PATCHED = ("replace", "rename", "fsync", "unlink", "rmdir")
 LAST = f"checkpoints/step-{STEPS:06d}"
 COMPARED = ("metrics.jsonl", "evaluations.jsonl", "heldout.jsonl", "model/model.safetensors",
             f"{LAST}/model/model.safetensors", f"{LAST}/optimizer.safetensors", f"{LAST}/state.json")
+ADAPTER = "adapter/adapter_model.safetensors"
 PATIENCE = 120.0  # seconds after which a child counts as hung
 SCENARIOS = {
     "dr_grpo": {},
     "dapo": {"method": "dapo", "task": "run_tasks:parity", "updates_per_batch": 2},
     "grpo": {"method": "grpo", "method_args": {"kl": 0.1}, "updates_per_batch": 2, "schedule": "cosine"},
     "workers": {"workers": 2},
+    "lora": {"lora_rank": 4, "method": "grpo", "method_args": {"kl": 0.1}, "checkpointing": True},
     "kernels": {"compute": "auto", "threads": 2},  # modules where there is no compiler
 }
 
@@ -169,7 +171,9 @@ def content(path: Path) -> object:
 
 def differences(folder: Path, reference: Path) -> list[str]:
     """The files that differ from the undisturbed run's, and what should not be there."""
-    wrong = [name for name in COMPARED if content(folder / name) != content(reference / name)]
+    whole = (reference / LAST / "model").is_dir()
+    compared = COMPARED if whole else [name.replace("model/model.safetensors", ADAPTER) for name in COMPARED]
+    wrong = [name for name in compared if content(folder / name) != content(reference / name)]
     names = [{str(p.relative_to(f)) for p in f.rglob("*")} for f in (folder, reference)]
     return wrong + [f"only in one of the two: {name}" for name in sorted(names[0] ^ names[1])]
 

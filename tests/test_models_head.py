@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import Tensor
@@ -161,3 +163,40 @@ def test_a_value_head_starts_at_zero_and_learns():
     assert value.tolist() == [0.0, 0.0, 0.0]
     value.sum().backward()
     assert head.linear.weight.grad.tolist() == [[3.0] * 4]
+
+
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
+def test_a_head_of_its_own_format_brings_a_narrow_engine_and_learner_together(weights):
+    """Log-probs of the same bf16 hidden states against those in fp64, and in batches of another shape."""
+    model, ids = tiny().to(weights), torch.randint(3, 30, (16, 12), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(10.0)  # logits of a size at which bf16 shows
+    gaps, splits = [], []
+    for wide in (False, True):
+        trunk = Trunk(model, head_float32=wide)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=weights == torch.float32):
+            hidden, _ = trunk.hidden(ids)
+            flat, targets = hidden.flatten(0, 1), ids.roll(1, 0).flatten()
+            out = trunk.logits(flat)
+            found = score(trunk, flat, targets).logp
+            one_by_one = torch.cat([score(trunk, flat[i:i + 1], targets[i:i + 1], chunk=32).logp for i in range(len(flat))])
+        exactly = score(Trunk(copy.deepcopy(model).double()), flat.double(), targets).logp
+        assert out.dtype == (torch.float32 if wide else torch.bfloat16)
+        gaps.append(float((found - exactly).abs().mean()))
+        splits.append(float((found - one_by_one).abs().mean()))
+    assert gaps[1] < 1e-5 < 1e-3 < gaps[0]
+    assert splits[1] < 1e-5
+
+
+def test_a_head_of_its_own_format_trains(monkeypatch):
+    model = tiny()
+    rows, targets = torch.randn(5, 32), torch.tensor([3, 4, 5, 6, 7])
+    found = []
+    for wide in (False, True):
+        model.zero_grad()
+        score(Trunk(model, head_float32=wide), rows, targets, chunk=32).logp.sum().backward()
+        found.append(model.get_input_embeddings().weight.grad.clone())
+    assert torch.equal(*found)
+    monkeypatch.setattr(Trunk, "_proves", lambda self: False)
+    with pytest.raises(ConfigError, match="cannot be split into trunk and head; leave it off"):
+        Trunk(model, head_float32=True)

@@ -6,8 +6,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from groupwise.errors import ConfigError
+from groupwise.models.blocks import attention
 from groupwise.models.build import character_tokenizer, random_policy
-from groupwise.models.load import Policy, attention, load, policy_of, save
+from groupwise.models.load import Policy, load, policy_of, save
 
 TOKENIZER = character_tokenizer()
 

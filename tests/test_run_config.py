@@ -97,6 +97,14 @@ def test_bad_toml_is_a_config_error(text, message):
     ({"learner": LearnerSettings(lr=0.0)}, "lr must lie"),
     ({"learner": LearnerSettings(betas=(0.9, 1.0))}, "betas"),
     ({"learner": LearnerSettings(micro_tokens=-1)}, "micro_tokens"),
+    ({"learner": LearnerSettings(lora_rank=-1)}, "lora_rank"),
+    ({"learner": LearnerSettings(lora_rank=4, lora_alpha=0.0)}, "lora_alpha must be above 0"),
+    ({"learner": LearnerSettings(quantise="nf4")}, "quantise=nf4 needs adapters"),
+    ({"learner": LearnerSettings(weights="bfloat16")}, "weights=bfloat16 needs adapters"),
+    ({"learner": LearnerSettings(lora_targets=("q_proj",))}, "lora_targets=.* needs adapters"),
+    ({"learner": LearnerSettings(lora_rank=4, weights="bfloat16", dtype="float32")}, "in the format of the weights"),
+    ({"learner": LearnerSettings(lora_rank=4, quantise="int8", workers=2)}, "quantise=int8 and workers=2"),
+    ({"learner": LearnerSettings(lora_rank=4, compute="kernels")}, "compute=kernels, but adapters"),
     ({"learner": LearnerSettings(grad_clip=-1.0)}, "grad_clip"),
 ])
 def test_contradictions_are_refused_before_any_work(change, message):

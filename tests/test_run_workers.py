@@ -20,7 +20,9 @@ from groupwise.models.load import load, save
 from groupwise.run import machine, workers
 from groupwise.run.assemble import engine_of, learner_of, method_of
 from groupwise.run.loop import resume, train
+from groupwise.run.policy import policy_for
 from groupwise.run.settings import LearnerSettings, Run
+from groupwise.run.shared import bytes_of
 from groupwise.run.workers import Setup, Workers, deal
 
 METHODS = {"dr_grpo": {}, "gspo": {}, "grpo": {"kl": 0.1}, "run_methods:reaching": {}, "run_methods:critic": {}}
@@ -55,9 +57,9 @@ def settings(model, name="dr_grpo", **changes):
 def learner(model, team, name="dr_grpo", **changes):
     """The learner of a method, shared with a team, and its objective."""
     run, method = settings(model, name, **changes)
-    made = learner_of(run, load(model), method, model, workers=team)
+    made = learner_of(run, policy_for(run.learner, model), method, model, workers=team)
     if team is not None:
-        team.join(made, Setup(run, str(model), str(model)), method.objective)
+        team.join(made, Setup(run, str(model)), method.objective)
     return made, method
 
 
@@ -82,6 +84,28 @@ def test_gradients_and_scores_are_those_of_one_process(name, model, team):
     assert shared_stats == pytest.approx(stats, rel=1e-5, abs=1e-6)
     for column, values in batch.columns.items():
         torch.testing.assert_close(shared_batch.columns[column], values, rtol=1e-5, atol=1e-6, equal_nan=True)
+
+
+def test_adapters_are_shared_beside_one_base(model, team):
+    """With the reference, which is the base: what the others map is the policy once, and gradients of adapters only."""
+    pytest.importorskip("peft")
+    found = []
+    for shared in (None, team):
+        one, method = learner(model, shared, "grpo", lora_rank=4)
+        with torch.no_grad():
+            for p in one.parameters.values():
+                p.add_(0.01)
+        batch = packed(one, groups_of(3, groups=5), method.objective, needs=method.needs | {"old"})
+        found.append((batch, *gradient(one, method.objective.weigh(batch), method.objective)))
+    (batch, flat, _), (shared_batch, shared_flat, _) = found
+    assert float((batch.columns["ref_logp"] - batch.columns["old_logp"]).abs().max()) > 1e-3
+    assert relative(shared_flat, flat) < 1e-6
+    for column, values in batch.columns.items():
+        torch.testing.assert_close(shared_batch.columns[column], values, rtol=1e-5, atol=1e-6)
+    size = sum(p.nbytes for p in one.policy.model.parameters())
+    more = sum(p.nbytes for p in one.parameters.values())
+    assert more < 0.25 * size
+    assert size + more <= bytes_of(one, 1) < 1.1 * (size + more)
 
 
 def test_weights_are_those_after_the_step_without_a_copy(model, team):

@@ -58,7 +58,7 @@ class Native:
 
     def __init__(self, policy: Policy, *, max_rows: int = 256, trunk: Trunk | None = None) -> None:
         self._describe(policy, max_rows)
-        self.trunk = trunk if trunk is not None else Trunk(policy.model)
+        self.trunk = trunk if trunk is not None else Trunk(policy.model, head_float32=policy.head_float32)
         self.config = policy.model.config.get_text_config()
         self.window = window_of(self.config)
 
@@ -87,10 +87,11 @@ class Native:
     def load(self, weights: Mapping[str, Tensor], *, version: int) -> None:
         """Copy the weights into the policy's own (tensors that are its own already are left), all or none.
 
-        EngineError names missing and unexpected parameters and wrong shapes. One name of tied weights is enough.
+        EngineError names missing and unexpected parameters and wrong shapes. One name of tied weights is enough, and frozen
+        ones need not be given.
         """
         own = self.policy.model.state_dict()
-        missing = sorted(set(dict(self.policy.model.named_parameters())) - set(weights))
+        missing = sorted({name for name, p in self.policy.model.named_parameters() if p.requires_grad} - set(weights))
         unexpected = sorted(set(weights) - set(own))
         wrong = [f"{name} {tuple(tensor.shape)} for {tuple(own[name].shape)}" for name, tensor in weights.items()
                  if name in own and own[name].shape != tensor.shape]

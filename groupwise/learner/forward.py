@@ -14,8 +14,9 @@ from torch import Tensor
 
 from groupwise.errors import ObjectiveError
 from groupwise.learner.routes import laid_out
+from groupwise.models import adapter
+from groupwise.models.blocks import attention
 from groupwise.models.head import Trunk, ValueHead, Want, score
-from groupwise.models.load import attention
 from groupwise.models.routing import Routed, Routing
 from groupwise.objective.batch import Batch
 from groupwise.objective.terms import Live
@@ -29,6 +30,8 @@ at 1024); in float32 the two are alike."""
 class Scorer:
     """Per-token values of a batch from a model: its trunk and head, the temperature, a value head (for a critic), and a routing
     (for a mixture of experts), by which the routes in the batch are replayed unless its source is "live".
+
+    `plain` leaves the model's adapters off: the values of the model that they were put into.
     """
 
     trunk: Trunk
@@ -37,22 +40,25 @@ class Scorer:
     value_head: ValueHead | None = None
     precision: torch.dtype = torch.float32
     routing: Routing | None = None
+    plain: bool = False
 
     def __call__(self, batch: Batch, want: Want) -> Live:
         """[t] of a micro-batch, with gradient where grad is enabled; entries that are not trained on are 0."""
+        with adapter.off(self.trunk.model) if self.plain else contextlib.nullcontext():
+            return self._values(batch, want)
+
+    def _values(self, batch: Batch, want: Want) -> Live:
         ids, mask, at = _padded(batch, self.pad_id)
         device = batch.tokens.device
         narrow = self.precision == torch.bfloat16
-        plain = narrow and device.type == "cpu" and ids.shape[1] <= EAGER
-        how = attention(self.trunk.model, "eager") if plain else contextlib.nullcontext()
+        short = narrow and device.type == "cpu" and ids.shape[1] <= EAGER
+        how = attention(self.trunk.model, "eager") if short else contextlib.nullcontext()
         with torch.autocast(device.type, torch.bfloat16, enabled=narrow), how:
             hidden = self._hidden(ids, mask, batch)
         picked = hidden.flatten(0, 1)[at]
-        if narrow:
+        if narrow and not self.trunk.head_float32:
             picked = picked.to(torch.bfloat16)
-            with torch.autocast(device.type, torch.bfloat16):
-                scores = score(self.trunk, picked, batch.tokens[batch.counted], temperature=self.temperature, want=want)
-        else:
+        with torch.autocast(device.type, torch.bfloat16, enabled=narrow):
             scores = score(self.trunk, picked, batch.tokens[batch.counted], temperature=self.temperature, want=want)
         values = self.value_head(picked.to(torch.float32)) if self.value_head is not None else None
         return Live(logp=_spread(scores.logp, batch.counted), entropy=_maybe(scores.entropy, batch.counted),

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from groupwise.learner.forward import Scorer, deal
 from groupwise.learner.observe import Meter
 from groupwise.learner.routes import with_routes, without_routes
 from groupwise.learner.work import Alone, AnyScorer, Outcome, Task, Team, assemble, work
+from groupwise.models import adapter, bits
 from groupwise.models.head import Trunk, ValueHead, Want
 from groupwise.models.load import Policy
 from groupwise.objective.batch import Batch
@@ -34,7 +36,7 @@ PATIENCE = 3
 class Settings:
     """How gradients are taken and applied. `total_steps` is the number of optimiser steps that a schedule spans,
     `floor` the share of the rate that it never falls below; `value_lr` is the rate of a value head (0: `lr`), on the same
-    schedule. `router_aux` is the coefficient of the load-balancing loss of a mixture of experts.
+    schedule; `optimizer` is adamw or adamw8bit, `router_aux` the coefficient of a mixture of experts' load-balancing loss.
     """
 
     lr: float = 6e-5
@@ -50,6 +52,7 @@ class Settings:
     temperature: float = 1.0
     precision: torch.dtype = torch.float32
     router_aux: float = 0.0
+    optimizer: str = "adamw"
 
     def rate(self, step: int) -> float:
         """The learning rate of the optimiser step with this index."""
@@ -62,7 +65,10 @@ class Settings:
 
 @dataclass
 class Models:
-    """Frozen models that may be asked for log-probs: the reference and named teachers, and contexts to score under."""
+    """Frozen models that may be asked for log-probs: the reference and named teachers, and contexts to score under.
+
+    The trained policy itself, as a frozen one, stands for itself without its adapters.
+    """
 
     frozen: Mapping[str, Policy] = field(default_factory=dict)
     contexts: Mapping[str, ContextBuilder] = field(default_factory=dict)
@@ -86,22 +92,25 @@ class Learner:
         width = policy.model.config.get_text_config().hidden_size
         self.value_head = ValueHead(width).to(self.device) if "values" in needs else None
         self.scorer = self._scorer(policy, compile, self.value_head)
-        self.frozen = {name: self._scorer(p, compile) for name, p in self.models.frozen.items()}
-        self.parameters: dict[str, Tensor] = dict(policy.model.named_parameters())
+        self.frozen = {name: self._scorer(p, compile, plain=p is policy) for name, p in self.models.frozen.items()}
+        self.parameters = adapter.trained(policy.model)
         parts: list[dict[str, Any]] = [{"params": list(self.parameters.values()), "share": 1.0}]
         if self.value_head is not None:
             head = dict(self.value_head.named_parameters())
             self.parameters |= {f"value_head.{name}": p for name, p in head.items()}
             parts.append({"params": list(head.values()), "share": (settings.value_lr or settings.lr) / settings.lr})
-        self.optimizer = torch.optim.AdamW(parts, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay,
-                                           fused=True)
+        made = bits.adamw8bit if settings.optimizer == "adamw8bit" else partial(torch.optim.AdamW, fused=True)
+        self.optimizer = made(parts, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay)
         self.steps, self.bad_steps, self.bad_in_a_row = 0, 0, 0
 
-    def _scorer(self, policy: Policy, compile: Compile | None, value_head: ValueHead | None = None) -> AnyScorer:
+    def _scorer(self, policy: Policy, compile: Compile | None, value_head: ValueHead | None = None, *,
+                plain: bool = False) -> AnyScorer:
         own = self.settings
         if compile is not None:
             return KernelScorer(compile(policy.model), own.temperature, value_head)
-        return Scorer(Trunk(policy.model), own.temperature, policy.pad_id, value_head, own.precision, policy.routing)
+        trunk = Trunk(policy.model, head_float32=policy.head_float32)
+        routing = None if plain else policy.routing
+        return Scorer(trunk, own.temperature, policy.pad_id, value_head, own.precision, routing, plain)
 
     # ---- scoring -----------------------------------------------------------------------------------------------------
 
@@ -266,8 +275,9 @@ class Learner:
     # ---- weights and state -------------------------------------------------------------------------------------------
 
     def weights(self) -> dict[str, Tensor]:
-        """The policy's weights by name, as the engine takes them (not copied)."""
-        return dict(self.policy.model.state_dict())
+        """The policy's weights by name, as the engine takes them (not copied); with adapters, theirs."""
+        model = self.policy.model
+        return adapter.trained(model) if adapter.layers(model) else dict(model.state_dict())
 
     def snapshot(self) -> dict[str, Tensor]:
         """A copy of all trained parameters."""

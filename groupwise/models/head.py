@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
@@ -28,10 +29,13 @@ class Trunk:
     `exact_split` says whether the two parts, put together, gave the model's own logits on a few probe tokens. Where they do not
     (an architecture with an unknown step between them), `hidden` returns the model's own logits and `logits` is the identity:
     correct for any model, at the memory of the whole matrix.
+
+    `head_float32` takes the head's product in fp32 under bf16 hidden states or weights (ScaleRL, Khatri et al. 2025, arXiv
+    2510.13786). ConfigError: the model cannot be split.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        self.model = model
+    def __init__(self, model: PreTrainedModel, *, head_float32: bool = False) -> None:
+        self.model, self.head_float32 = model, head_float32
         self._base: nn.Module = model.base_model
         self._head: nn.Module | None = model.get_output_embeddings()
         config = model.config.get_text_config().to_dict()
@@ -39,6 +43,8 @@ class Trunk:
         self._finish = _after_head(config)
         self.exact_split = self._head is not None and self._base is not model and self._proves()
         if not self.exact_split:
+            if head_float32:
+                raise ConfigError(f"head_float32: {type(model).__name__} cannot be split into trunk and head; leave it off")
             logger.warning("%s cannot be split into trunk and head: log-probs take the whole logits matrix", type(model).__name__)
 
     def hidden(self, input_ids: Int[Tensor, "b l"], attention_mask: Tensor | Mapping[str, Tensor | None] | None = None,
@@ -53,10 +59,12 @@ class Trunk:
         return (out.last_hidden_state if self.exact_split else out.logits), out.past_key_values
 
     def logits(self, hidden: Float[Tensor, "n h"]) -> Float[Tensor, "n v"]:
-        """Logits of hidden states, in the model's dtype, with the final soft-capping or scale of its configuration."""
+        """Logits of hidden states, in the model's dtype (fp32 with `head_float32`), with the final soft-capping or scale of its
+        configuration.
+        """
         if not self.exact_split or self._head is None:
             return hidden
-        out: Tensor = self._finish(self._head(hidden))
+        out: Tensor = self._finish(_wide(self._head, hidden) if self.head_float32 else self._head(hidden))
         return out
 
     def _proves(self) -> bool:
@@ -86,6 +94,14 @@ def _after_head(config: dict[str, Any]) -> Callable[[Tensor], Tensor]:
         return torch.tanh(logits / cap) * cap if cap else logits
 
     return finish
+
+
+def _wide(head: nn.Module, hidden: Tensor) -> Tensor:
+    """The head's product in fp32 (fp64 stays); a narrow weight is widened for it."""
+    rows, own = _upcast(hidden), dict(head.named_parameters())
+    with torch.autocast(rows.device.type, enabled=False):
+        out: Tensor = functional_call(head, {name: p.to(rows.dtype) for name, p in own.items()}, (rows,))
+    return out
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,15 @@
 """A policy from a folder (or hub id) and back: model, tokenizer, every EOS id."""
 
-import contextlib
 import copy
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from groupwise.errors import ConfigError
-from groupwise.models import chat, linear
+from groupwise.models import adapter, chat, linear
 from groupwise.models.routing import Routing
 
 _GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")
@@ -31,7 +31,8 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.tx
 class Policy:
     """A causal language model, its tokenizer and the ids that end and pad; always in eval mode (no dropout).
 
-    `routing` watches and directs the routers of a mixture of experts.
+    `routing` watches and directs the routers of a mixture of experts. `head_float32`: whoever runs the model takes the head's
+    product in fp32, whatever the format of the rest.
     """
 
     model: PreTrainedModel
@@ -39,6 +40,7 @@ class Policy:
     eos_ids: tuple[int, ...]
     pad_id: int
     routing: Routing | None = None
+    head_float32: bool = False
 
     def __post_init__(self) -> None:
         self.model.eval()
@@ -68,9 +70,11 @@ def load(source: str | Path, *, dtype: torch.dtype = torch.float32, device: str 
     check_source(source)
     name = str(source)
     try:
+        config = AutoConfig.from_pretrained(name, local_files_only=local_only, trust_remote_code=False)
+        _check_plain(config, name)
         tokenizer = tokenizer_of(name, local_only)
         model, info = AutoModelForCausalLM.from_pretrained(
-            name, dtype=dtype, attn_implementation="sdpa", local_files_only=local_only, trust_remote_code=False,
+            name, config=config, dtype=dtype, attn_implementation="sdpa", local_files_only=local_only, trust_remote_code=False,
             use_safetensors=True, output_loading_info=True)
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot load a policy from {name!r}: {error}") from error
@@ -84,17 +88,6 @@ def load(source: str | Path, *, dtype: torch.dtype = torch.float32, device: str 
     return policy_of(model, tokenizer)
 
 
-@contextlib.contextmanager
-def attention(model: PreTrainedModel, kind: str) -> Iterator[None]:
-    """The model with another implementation of attention ("sdpa", "eager"), for forwards in this context; costs 0.03 ms."""
-    before = model.config._attn_implementation
-    model.set_attn_implementation(kind)
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)
-
-
 def context_limit(config: PretrainedConfig) -> int | None:
     """Positions that a model can hold (GPT-2 and its like name them otherwise); None where it sets no limit."""
     limit: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
@@ -104,14 +97,17 @@ def context_limit(config: PretrainedConfig) -> int | None:
 def save(policy: Policy, folder: Path, dtype: torch.dtype | None = None) -> None:
     """Write model (as `dtype`, or as it is), tokenizer and greedy generation settings that stop at every EOS id.
 
-    The folder loads with transformers' plain `from_pretrained`; nothing but what this policy needs is written.
+    The folder loads with transformers' plain `from_pretrained`; nothing but what this policy needs is written. Adapters are
+    merged into the weights, in fp32.
     """
-    model = policy.model
+    model, state = policy.model, policy.model.state_dict()
+    if adapter.layers(model):
+        state, dtype = adapter.merged(model), torch.float32
     before = model.generation_config
     model.generation_config = GenerationConfig(
         bos_token_id=policy.tokenizer.bos_token_id, eos_token_id=list(policy.eos_ids), pad_token_id=policy.pad_id,
         do_sample=False)
-    model.save_pretrained(folder, state_dict=_cast(model.state_dict(), dtype), safe_serialization=True)
+    model.save_pretrained(folder, state_dict=_cast(state, dtype), safe_serialization=True)
     model.generation_config = before
     if dtype is not None:  # save_pretrained states the dtype of the model in memory
         config = copy.deepcopy(model.config)
@@ -156,6 +152,15 @@ def check_source(source: str | Path) -> None:
         _check_folder(folder)
     elif isinstance(source, Path) or source.startswith((".", "/", "~")) or source.count("/") > 1:
         raise ConfigError(f"no model folder at {str(source)!r}; give an existing folder or a hub id such as 'owner/name'")
+
+
+def _check_plain(config: PretrainedConfig, name: str) -> None:
+    """ConfigError: the weights are quantised already."""
+    if found := getattr(config, "quantization_config", None):
+        kind = found.get("quant_method") if isinstance(found, dict) else getattr(found, "quant_method", None)
+        raise ConfigError(f"the weights of {name!r} are quantised already ({kind or 'quantization_config'} in config.json): they "
+                          "can be neither trained nor read back exactly; take the unquantised model, with --quantise nf4 or "
+                          "int8 and --lora-rank where memory is short")
 
 
 def _check_folder(folder: Path) -> None:

@@ -25,15 +25,16 @@ from groupwise.learner.learner import Compile, Learner, Models, Settings
 from groupwise.methods.method import Method
 from groupwise.models import routing
 from groupwise.models.linear import Linear
-from groupwise.models.load import Policy, context_limit, load
+from groupwise.models.load import Policy, context_limit
 from groupwise.models.template import Template, fill, spelled, template
 from groupwise.run.collect import Sampler
 from groupwise.run.compose import method_of
 from groupwise.run.grade import Grader
 from groupwise.run.machine import SMALL, device_of, with_threads
+from groupwise.run.policy import described, policy_for, reference_for
 from groupwise.run.preview import preview
 from groupwise.run.rewards import check_weights
-from groupwise.run.settings import Run
+from groupwise.run.settings import LearnerSettings, Run
 from groupwise.run.workers import Setup, Split, Workers
 from groupwise.tasks import make
 from groupwise.tasks.task import Task
@@ -92,10 +93,10 @@ def assemble(run: Run, folder: Path, weights: Path | None = None) -> Job:
     form = form_of(run)
     check_weights(run.reward_weights, run.rewards, task.verifier, task.environment is not None)
     device, base = device_of(run), (folder / "base" if (folder / "base").is_dir() else base_of(run))
-    policy = load(weights or base, device=device)
+    policy = policy_for(run.learner, base, weights, device=device, seed=run.seed, home=str(folder.resolve() / "base"))
     form.check(policy.tokenizer)
     compute = run.learner.compute if run.learner.workers <= 1 else "modules"
-    library = kernels_of(compute, policy, device)
+    library = by_modules(run.learner) or kernels_of(compute, policy, device)
     run = _filled(run, task, policy, device, library, form)
     context = context_limit(policy.model.config) or 2**31
     if run.sampling.max_tokens >= context:
@@ -105,13 +106,14 @@ def assemble(run: Run, folder: Path, weights: Path | None = None) -> Job:
     with contextlib.ExitStack() as opening:
         workers = opening.enter_context(Workers(run.learner.workers, run.learner.threads))  # which start while the rest is made
         learner = learner_of(run, policy, method, base, compiler(library, run.learner.threads, run.learner.dtype), workers)
-        workers.join(learner, Setup(run, str(weights or base), str(base)), method.objective)
+        workers.join(learner, Setup(run, str(base), str(weights) if weights else None), method.objective)
         grader = opening.enter_context(
             Grader(task.verifier, run.rewards, weights=run.reward_weights, workers=run.verify_workers,
                    deadline=run.verify_deadline, device=device))
         job = _job(run, folder, task, method, learner, grader, workers, context)
         workers.wait()
         opening.pop_all()
+    job.notes += described(run.learner, policy)
     if isinstance(library, str) and compute == "auto":
         job.notes.append(f"compiled kernels are not used: {library}")
     if run.learner.routing == "old" and method.update.steps == 1:
@@ -158,7 +160,7 @@ def learner_of(run: Run, policy: Policy, method: Method, base: str | Path, compi
                workers: Workers | None = None) -> Learner:
     """The learner of a method, with the reference model if it needs one."""
     policy.routing = routing_of(run, policy, method)
-    frozen = {"ref": load(base, device=run.learner.device)} if "ref" in method.needs else {}
+    frozen = {"ref": reference_for(run.learner, policy, base, device=run.learner.device)} if "ref" in method.needs else {}
     return Learner(policy, settings_of(run, method), needs=method.needs, models=Models(frozen, method.contexts), compile=compile,
                    team=workers)
 
@@ -176,6 +178,12 @@ def routing_of(run: Run, policy: Policy, method: Method) -> routing.Routing | No
         raise ConfigError("routing=old replays the routes of the pass that takes the old log-probs, and the method "
                           f"{run.method!r} takes none (its ratios divide by the engine's): take routing=recorded")
     return found
+
+
+def by_modules(own: LearnerSettings) -> str:
+    """Why the settings leave no choice but the model's own modules; empty if they do."""
+    asked = {"adapters": own.lora_rank, "checkpointing": own.checkpointing, "head_float32": own.head_float32}
+    return next((f"{name} asked for, which the model's own modules do" for name, given in asked.items() if given), "")
 
 
 def kernels_of(wanted: str, policy: Policy, device: str) -> Library | str:
@@ -214,12 +222,15 @@ def settings_of(run: Run, method: Method) -> Settings:
     return Settings(lr=own.lr, value_lr=own.value_lr, schedule=own.schedule, warmup_steps=own.warmup_steps,
                     total_steps=run.steps * method.update.steps, weight_decay=own.weight_decay, betas=own.betas,
                     grad_clip=own.grad_clip, micro_tokens=own.micro_tokens, temperature=run.sampling.temperature,
-                    precision=getattr(torch, own.dtype), router_aux=own.router_aux)
+                    precision=torch.float32 if own.dtype == own.weights else getattr(torch, own.dtype), router_aux=own.router_aux,
+                    optimizer=own.optimizer)
 
 
 def _filled(run: Run, task: Task, policy: Policy, device: str, library: Library | str, form: Template) -> Run:
     """The settings with everything that was left to the task, the model or the machine filled in."""
     kernels, parameters = isinstance(library, Library), sum(p.numel() for p in policy.model.parameters())
+    if run.learner.quantise != "none":
+        run = replace(run, learner=replace(run.learner, workers=1))
     run = with_threads(run, parameters, kernels, device)
     torch.set_num_threads(run.learner.threads if parameters >= SMALL or not kernels else 1)
     sampling = replace(run.sampling, max_tokens=run.sampling.max_tokens or task.max_tokens,
@@ -227,7 +238,7 @@ def _filled(run: Run, task: Task, policy: Policy, device: str, library: Library 
     micro = run.learner.micro_tokens or (16384 if device != "cpu" else 1280 if kernels else 1024)
     dtype = run.learner.dtype
     if dtype == "auto":
-        dtype = "bfloat16" if isinstance(library, Library) and library.kind.narrow else "float32"
+        dtype = "bfloat16" if isinstance(library, Library) and library.kind.narrow else run.learner.weights
     learner = replace(run.learner, device=device, micro_tokens=micro, dtype=dtype)
     return replace(run, sampling=sampling, learner=learner)
 

@@ -6,12 +6,13 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from groupwise.core.keyed import fold
 from groupwise.core.services import Plan
+from groupwise.models import adapter
 from groupwise.models.load import save as save_policy
 from groupwise.models.template import decode
 from groupwise.run.assemble import Job, form_of
@@ -70,11 +71,9 @@ def finish(job: Job) -> dict[str, Any]:
     job.learner.scorer.rest()  # before the plotting library comes in
     evaluations, steps = read_lines(folder / "evaluations.jsonl"), read_lines(folder / "metrics.jsonl")
     timing = read_lines(folder / "timing.jsonl")
-    if not (folder / "model").is_dir():
-        build = folder / ".building-model"
-        shutil.rmtree(build, ignore_errors=True)
-        save_policy(job.policy, build)
-        publish(build, folder / "model")
+    _publish(folder / "model", lambda build: save_policy(job.policy, build))
+    if job.run.learner.lora_rank:
+        _publish(folder / "adapter", lambda build: adapter.save(job.policy.model, build))
     write(folder / "heldout.jsonl", _heldout(job).encode())
     title = f"{job.run.method} on {job.run.task}, seed {job.run.seed}"
     drawn = folder / ".building-curve.png"
@@ -92,6 +91,16 @@ def finish(job: Job) -> dict[str, Any]:
     }
     write_json(folder / "summary.json", summary)
     return summary
+
+
+def _publish(final: Path, fill: Callable[[Path], None]) -> None:
+    """Make a folder under another name, unless it is there already."""
+    if final.is_dir():
+        return
+    build = final.with_name(f".building-{final.name}")
+    shutil.rmtree(build, ignore_errors=True)
+    fill(build)
+    publish(build, final)
 
 
 def _samples(job: Job, evaluations: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -16,12 +16,13 @@ from groupwise.models.load import save as save_policy
 from groupwise.objective.batch import pack
 from groupwise.objective.objective import NO_FACTORS
 from groupwise.run import equation, metrics
-from groupwise.run.assemble import Job, assemble, meta
+from groupwise.run.assemble import Job, assemble, base_of, meta
 from groupwise.run.checkpoint import Checkpoints
 from groupwise.run.compose import method_of
 from groupwise.run.config import arithmetic, from_toml, resolved, to_toml
 from groupwise.run.disk import lock, publish, write
 from groupwise.run.finish import alarms, command, evaluate_now, finish, show
+from groupwise.run.policy import base_to_save
 from groupwise.run.settings import Run
 from groupwise.run.stop import Stop, Stopped
 from groupwise.run.track import Console, Record
@@ -106,7 +107,7 @@ def train(run: Run, root: Path = Path("runs")) -> Path:
             shutil.rmtree(folder / left, ignore_errors=True)
         job = assemble(run, folder)
         build = folder / ".building-base"
-        save_policy(job.policy, build)
+        save_policy(base_to_save(run.learner, job.policy, base_of(run)), build)
         publish(build, folder / "base")
         write(folder / SETTINGS, to_toml(job.run, meta(job), equation.equation(job.method)).encode())
         _go(job, 0, None)
@@ -146,7 +147,7 @@ def resume(folder: Path, *, accept_equation: bool = False) -> Path:
             return folder
         where, state, problems = found
         checkpoints.prune(where.name)
-        job = assemble(run, folder, where / learner_checkpoint.MODEL)
+        job = assemble(run, folder, learner_checkpoint.weights(where))
         learner_checkpoint.load(job.learner, where, state["learner"])
         job.sampler.load_state_dict(state["sampler"])
         job.state.load_state_dict(state["method"])
@@ -162,7 +163,8 @@ def _go(job: Job, start: int, sizes: dict[str, int] | None, problems: Sequence[s
     for left in job.folder.glob(".*.tmp"):  # of files that a killed process was writing
         left.unlink()
     if start < job.run.steps:
-        shutil.rmtree(job.folder / "model", ignore_errors=True)  # of steps that are made again from an older checkpoint
+        for made in ("model", "adapter"):  # of steps that are made again from an older checkpoint
+            shutil.rmtree(job.folder / made, ignore_errors=True)
     record = Record(job.folder)
     try:
         record.truncate(sizes or dict.fromkeys(record.sizes(), 0))

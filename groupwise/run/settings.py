@@ -57,9 +57,27 @@ class LearnerSettings:
     micro_tokens: int = 0
     """Tokens (padded, without kernels) of one forward and backward pass, a matter of memory and speed, never of the result;
     0: 1024 on a processor, 1280 with kernels (measured best there), 16384 on a GPU."""
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
+    """adamw8bit keeps its moments in 8 bits: 2 bytes a parameter instead of 8 (extra `bitsandbytes`)."""
+    checkpointing: bool = False
+    """Run every block again in the backward instead of keeping what it computed: less memory, more work, the same gradient."""
+    lora_rank: int = 0
+    """Train adapters of this rank instead of the weights (LoRA, extra `peft`); 0: all weights."""
+    lora_alpha: float = 32.0
+    """Adapters are scaled by alpha / rank."""
+    lora_targets: tuple[str, ...] = ()
+    """Names of the linear layers that get adapters, such as q_proj v_proj; empty: all of the blocks."""
+    lora_stabilised: bool = False
+    """Scale adapters by alpha / sqrt(rank) instead."""
+    quantise: Literal["none", "nf4", "int8"] = "none"
+    """Keep the frozen linear layers under adapters in 4 bits (QLoRA, extra `bitsandbytes`) or 8."""
+    weights: Literal["float32", "bfloat16"] = "float32"
+    """Format that frozen weights under adapters are held in; adapters, and weights that are trained, are float32."""
+    head_float32: bool = False
+    """Take the head's product in float32 where the rest is bfloat16, in sampling and in training."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Number format of the products; sums, and the weights of the optimiser, stay float32. auto: bfloat16 in kernels on a
-    processor that is fast at it, else float32."""
+    """Number format of the products; sums, and the weights of the optimiser, stay float32. auto: that of `weights`; in kernels on
+    a processor that is fast at it, bfloat16."""
     compute: Literal["auto", "kernels", "modules"] = "auto"
     """Who runs the model on a processor: compiled kernels or the model's own modules. auto: kernels where they can be built and
     cover the model (Llama, Qwen2, Qwen3, Mistral)."""
@@ -197,9 +215,31 @@ def _check_learner(learner: LearnerSettings) -> None:
     if learner.workers > 1 and learner.compute == "kernels":
         raise ConfigError(f"workers={learner.workers} and compute=kernels: kernels share the work among threads of one process; "
                           f"take workers=1 and threads={learner.workers}, or compute=modules")
+    _check_lora(learner)
     if not 0.0 < learner.lr < 1.0:
         raise ConfigError(f"lr must lie between 0 and 1, got {learner.lr}")
     if not 0.0 <= learner.value_lr < 1.0:
         raise ConfigError(f"value_lr must lie between 0 (as lr) and 1, got {learner.value_lr}")
     if not all(0.0 <= beta < 1.0 for beta in learner.betas):
         raise ConfigError(f"betas must lie in [0, 1), got {learner.betas}")
+
+
+def _check_lora(learner: LearnerSettings) -> None:
+    _least("lora_rank", learner.lora_rank, 0, "0: all weights are trained")
+    if not learner.lora_alpha > 0.0:
+        raise ConfigError(f"lora_alpha must be above 0, got {learner.lora_alpha}")
+    idle = {"lora_targets": learner.lora_targets, "lora_stabilised": learner.lora_stabilised,
+            "quantise": learner.quantise != "none", "weights": learner.weights != "float32"}
+    if not learner.lora_rank and any(idle.values()):
+        name = next(name for name, given in idle.items() if given)
+        raise ConfigError(f"{name}={getattr(learner, name)} needs adapters to train beside frozen weights: give lora_rank, "
+                          "such as 32, or leave it off (steps of weights in 4, 8 or 16 bits would mostly be rounded away)")
+    if learner.weights == "bfloat16" and learner.dtype == "float32":
+        raise ConfigError("weights=bfloat16 and dtype=float32: products are taken in the format of the weights; leave dtype off")
+    if learner.quantise != "none" and learner.workers > 1:
+        raise ConfigError(f"quantise={learner.quantise} and workers={learner.workers}: quantised weights are not shared between "
+                          "processes; take workers=1")
+    slow = learner.lora_rank or learner.head_float32 or learner.checkpointing
+    if slow and learner.compute == "kernels":
+        raise ConfigError("compute=kernels, but adapters, checkpointing and a head of its own format are run by the model's "
+                          "modules: take compute=auto or modules")

@@ -59,7 +59,10 @@ def place(learner: Learner, file: int, others: int, *, fill: bool) -> list[dict[
 
 
 def _models(learner: Learner) -> list[Tensor]:
-    return [*learner.parameters.values(), *(p for policy in learner.models.frozen.values() for p in policy.model.parameters())]
+    """The tensors of all models once, trained or not; without adapters the trained one is its own reference."""
+    models = {id(policy.model): policy.model for policy in (learner.policy, *learner.models.frozen.values())}
+    own = learner.value_head.parameters() if learner.value_head is not None else ()
+    return [*(p for model in models.values() for p in model.parameters()), *own]
 
 
 def _room(tensor: Tensor) -> int:

@@ -19,10 +19,10 @@ from groupwise.core.rollout import Completion
 from groupwise.core.services import Request
 from groupwise.engines.native import Native
 from groupwise.learner.work import Outcome, Task
-from groupwise.models.load import load
 from groupwise.run import shared
 from groupwise.run.assemble import engine_of, learner_of
 from groupwise.run.compose import method_of
+from groupwise.run.policy import policy_for
 from groupwise.run.workers import Setup
 
 
@@ -33,7 +33,7 @@ class Copy:
         run = setup.run
         torch.set_num_threads(run.learner.threads)
         transformers.utils.logging.disable_progress_bar()
-        policy = load(setup.weights)
+        policy = policy_for(run.learner, setup.base, setup.weights)
         self.method = method_of(run, run.sampling.max_tokens)
         self.learner = learner_of(run, policy, self.method, setup.base)
         self.gradients = shared.place(self.learner, memory, setup.others, fill=False)[setup.index]

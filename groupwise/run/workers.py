@@ -43,14 +43,15 @@ Stats = dict[str, float]
 
 @dataclass(frozen=True)
 class Setup:
-    """What a worker builds its copy of the learner from: resolved settings, and where the weights and the base policy lie.
+    """What a worker builds its copy of the learner from: resolved settings, where the base policy and (others than its) weights
+    lie.
 
     It is the one with this index of so many others.
     """
 
     run: Run
-    weights: str
     base: str
+    weights: str | None = None
     index: int = 0
     others: int = 1
 
