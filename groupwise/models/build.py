@@ -3,8 +3,10 @@
 They serve the embedded job, the tests and anybody without weights at hand. Nothing is downloaded.
 """
 
+from collections.abc import Iterable
+
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from groupwise.errors import ConfigError, nearest
@@ -25,16 +27,40 @@ def character_tokenizer(alphabet: str = ALPHABET) -> PreTrainedTokenizerFast:
                                    padding_side="left", clean_up_tokenization_spaces=False)
 
 
+WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+"""Where Qwen2's tokenizer cuts a text before it merges: words with the space before them, every digit by itself."""
+
+
+def byte_pair_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer learnt from texts: it knows every text; `<pad>` 0, `<bos>` 1 and `<eos>` 2, none added by itself.
+
+    It has `vocabulary` tokens, or as many as pairs occur twice. ConfigError: fewer than the bytes and the special tokens need.
+    """
+    special = ["<pad>", "<bos>", "<eos>"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    if vocabulary < len(special) + len(alphabet):
+        raise ConfigError(f"a vocabulary of {vocabulary} is too small for bytes: take at least {len(special) + len(alphabet)}")
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(Regex(WORDS), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    backend.decoder = decoders.ByteLevel()
+    backend.train_from_iterator(texts, trainers.BpeTrainer(
+        vocab_size=vocabulary, min_frequency=2, special_tokens=special, initial_alphabet=alphabet, show_progress=False))
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>",
+                                   padding_side="left", clean_up_tokenization_spaces=False)
+
+
 def random_policy(tokenizer: PreTrainedTokenizerBase, *, family: str = "qwen2", hidden: int = 256, layers: int = 4,
                   heads: int = 4, kv_heads: int = 2, mlp: int = 512, context: int = 512, std: float = 0.05,
-                  seed: int = 0) -> PreTrainedModel:
-    """A random causal language model in fp32, tied embeddings, with the vocabulary rounded up to a multiple of 32.
+                  seed: int = 0, vocabulary: int = 0) -> PreTrainedModel:
+    """A random causal language model in fp32, tied embeddings, with the vocabulary (at least `vocabulary`) rounded up to a
+    multiple of 32.
 
     `std` is the standard deviation of every matrix: 0.05 learns far sooner at these sizes than the usual 0.02.
     """
     if family not in FAMILIES:
         raise ConfigError(f"unknown model family {family!r}; {nearest(family, FAMILIES)}")
-    vocabulary = -(-len(tokenizer) // 32) * 32
+    vocabulary = -(-max(vocabulary, len(tokenizer)) // 32) * 32
     extra = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": mlp} if family == "qwen3_moe" else {}
     config = AutoConfig.for_model(
         family, vocab_size=vocabulary, hidden_size=hidden, intermediate_size=mlp, num_hidden_layers=layers,
