@@ -34,9 +34,9 @@ from groupwise.run.evaluate import evaluate  # noqa: E402
 from groupwise.run.grade import Grader  # noqa: E402
 from groupwise.tasks.jsonl import gsm8k, rows  # noqa: E402
 
-HELDOUT, LEARNT, STEPS, LIMIT = 700, 1500, 3, 200
-"""Lines held out, lines for the training, the most steps of these, and the most tokens of an answer."""
-WARMUP = ("--hidden", "256", "--layers", "4", "--mlp", "1024", "--vocabulary", "2048", "--tokens", "8192", "--micro-tokens", "4096",
+HELDOUT, LEARNT, STEPS, LIMIT, CONTEXT = 700, 1500, 3, 200, 768
+"""Lines held out, lines for the training, the most steps of these, the most tokens of an answer, the model's positions."""
+WARMUP = ("--hidden", "256", "--layers", "4", "--mlp", "1024", "--vocabulary", "2048", "--context", str(CONTEXT), "--tokens", "8192", "--micro-tokens", "4096",
           "--epochs", "8", "--lr", "2e-3", "--floor", "0.05", "--heldout", "0.03")
 TRAIN = ("--method", "dr_grpo", "--prompts-per-step", "32", "--group-size", "16", "--lr", "1e-4", "--max-tokens", str(LIMIT),
          "--eval-prompts", str(HELDOUT), "--eval-every", "20", "--checkpoint-every", "50")
@@ -98,7 +98,7 @@ def measured(model: Path, data: Path, seed: int) -> dict[str, Any]:
     policy, task = load(model), gsm8k(path=str(data))
     compile = compiler(kernels_of("auto", policy, "cpu"), 2, "auto")
     engine = engine_of(policy, compile(policy.model) if compile else None)
-    prompts = fill(task.heldout, policy.tokenizer, task.template, 512 - LIMIT + 1)
+    prompts = fill(task.heldout, policy.tokenizer, task.template, CONTEXT - LIMIT + 1)
     sampling = Sampling(LIMIT)
     with Grader(task.verifier, workers=1) as grader:
         grade = grader.answers(policy)

@@ -51,6 +51,8 @@ class Native:
 
     per_context = 0
     """What a context counts for among `max_rows`, besides its completions: nothing, as each row has a copy of it."""
+    alike = False
+    """Whether a wave may hold contexts of one length only."""
 
     def __init__(self, policy: Policy, *, max_rows: int = 256, trunk: Trunk | None = None) -> None:
         self._describe(policy, max_rows)
@@ -73,7 +75,7 @@ class Native:
         began = time.perf_counter()
         self.stats = {"tokens": 0.0, "seconds": 0.0, "prefill_tokens": 0.0, "steps": 0.0}
         found: dict[tuple[int, int], Completion] = {}
-        for sampling, wave in _waves(requests, self.max_rows, self.per_context):
+        for sampling, wave in _waves(requests, self.max_rows, self.per_context, self.alike):
             found.update(self._run(sampling, wave))
         self.stats["tokens"] = float(sum(len(c.tokens) for c in found.values()))
         self.stats["seconds"] = time.perf_counter() - began
@@ -245,8 +247,11 @@ def draw(logp: Float[Tensor, "n v"], uniform: Float64[Tensor, " n"]) -> Int[Tens
     return torch.searchsorted(cumulative, target[:, None], right=True)[:, 0]
 
 
-def _waves(requests: Sequence[Request], max_rows: int, per_context: int = 0) -> Iterator[tuple[Sampling, list[Row]]]:
-    """The batches, as the module's docstring says; a context counts as so many rows besides those of its completions."""
+def _waves(requests: Sequence[Request], max_rows: int, per_context: int = 0,
+           alike: bool = False) -> Iterator[tuple[Sampling, list[Row]]]:
+    """The batches, as the module's docstring says; a context counts as so many rows besides those of its completions, and with
+    `alike` only those of one length go together.
+    """
     groups: dict[Sampling, dict[tuple[int, ...], list[Row]]] = {}
     for i, request in enumerate(requests):
         context = request.context.tokens
@@ -258,7 +263,7 @@ def _waves(requests: Sequence[Request], max_rows: int, per_context: int = 0) -> 
         filled = 0
         for context in sorted(contexts, key=len):
             rows = contexts[context]
-            if wave and filled + len(rows) + per_context > max_rows:
+            if wave and (filled + len(rows) + per_context > max_rows or (alike and len(context) != len(wave[0].context))):
                 yield sampling, wave
                 wave, filled = [], 0
             while len(rows) > room:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,7 +58,7 @@ def policy_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Pol
 def load(source: str | Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu", local_only: bool = False) -> Policy:
     """The policy of a folder, or of a hub id if no such folder exists; weights are cast to `dtype`.
 
-    Safetensors only, no remote code, attention "sdpa". `local_only` forbids downloads. ConfigError says what is missing.
+    Safetensors only, no remote code, attention "sdpa" where the architecture has it. `local_only` forbids downloads. ConfigError says what is missing.
     """
     folder = Path(source)
     if folder.is_dir():
@@ -67,9 +68,7 @@ def load(source: str | Path, *, dtype: torch.dtype = torch.float32, device: str 
     name = str(source)
     try:
         tokenizer = _tokenizer(name, local_only)
-        model, info = AutoModelForCausalLM.from_pretrained(
-            name, dtype=dtype, attn_implementation="sdpa", local_files_only=local_only, trust_remote_code=False,
-            use_safetensors=True, output_loading_info=True)
+        model, info = _model(name, dtype, local_only)
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot load a policy from {name!r}: {error}") from error
     if info["missing_keys"]:
@@ -116,6 +115,22 @@ def save(policy: Policy, folder: Path, dtype: torch.dtype | None = None) -> None
         config.dtype = dtype
         config.save_pretrained(folder)
     policy.tokenizer.save_pretrained(folder)
+
+
+def _model(name: str, dtype: torch.dtype, local_only: bool) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The model and what its loading found; architectures without attention, or without a fused one, are taken as they are."""
+    def made(attention: str) -> tuple[PreTrainedModel, dict[str, Any]]:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            name, dtype=dtype, attn_implementation=attention, local_files_only=local_only, trust_remote_code=False,
+            use_safetensors=True, output_loading_info=True)
+        return model, info
+
+    try:
+        return made("sdpa")
+    except ValueError as error:
+        if "attention implementation" not in str(error):
+            raise
+        return made("eager")
 
 
 def _tokenizer(name: str, local_only: bool) -> PreTrainedTokenizerBase:

@@ -17,12 +17,14 @@ from groupwise.core.services import MethodState, Sampling
 from groupwise.engines.compiled import Kernels
 from groupwise.engines.graphs import Graphs
 from groupwise.engines.native import Native
+from groupwise.engines.whole import Whole, uncached
 from groupwise.errors import ConfigError
 from groupwise.kernels.build import Library, find
 from groupwise.kernels.library import Compiled, unsupported
 from groupwise.learner.compiled import KernelScorer
 from groupwise.learner.learner import Compile, Learner, Models, Settings
 from groupwise.methods.method import Method
+from groupwise.models.head import Trunk
 from groupwise.models.linear import Linear
 from groupwise.models.load import Policy, context_limit, load
 from groupwise.models.template import fill, template
@@ -122,7 +124,7 @@ def _job(run: Run, folder: Path, task: Task, method: Method, learner: Learner, g
                       group_size=run.group_size, seed=run.seed, environment=task.environment, learner=learner,
                       context_limit=context)
     return Job(run, folder, task, heldout, method, policy, learner, engine, sampler, grader, workers, method.state(), sampling,
-               notes=[])
+               notes=[engine.note] if isinstance(engine, Whole) else [])
 
 
 def learner_of(run: Run, policy: Policy, method: Method, base: str | Path, compile: Compile | None = None,
@@ -153,14 +155,16 @@ def compiler(library: Library | str, threads: int, dtype: str) -> Compile | None
 
 def engine_of(policy: Policy, compiled: Compiled | None = None, workers: Workers | None = None) -> Native:
     """The engine that samples from a policy: by kernels if it is in them, with other processes if there are any, on a GPU by
-    captured steps.
+    captured steps; a model that these cannot cache is run whole for every token.
     """
     if compiled is not None:
         return Kernels(policy, compiled, max_rows=CACHES)
+    kind, trunk = Graphs if next(policy.model.parameters()).is_cuda else Native, Trunk(policy.model)
+    if reason := uncached(policy, kind, trunk):
+        return Whole(policy, reason, max_rows=MOST_ROWS, trunk=trunk)
     if workers is not None and workers.size > 1:
         return Split(policy, workers, max_rows=MOST_ROWS)
-    on_gpu = next(policy.model.parameters()).is_cuda
-    return (Graphs if on_gpu else Native)(policy, max_rows=MOST_ROWS)
+    return kind(policy, max_rows=MOST_ROWS, trunk=trunk)
 
 
 def settings_of(run: Run, method: Method) -> Settings:

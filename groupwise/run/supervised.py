@@ -103,6 +103,7 @@ def loss(learner: Learner, examples: Sequence[Example]) -> float:
     total, count = 0.0, 0
     for part in batches(examples, HELDOUT_TOKENS, 1, 0, 0):
         groups = [group_of(examples[i], i) for i in part]
-        logp = learner.logprobs(pack(groups, default="unknown", device=str(learner.device)), groups, frozenset({"old"}))["old_logp"]
+        batch = pack(groups, default="unknown", device=str(learner.device))
+        logp = learner.logprobs(batch, groups, frozenset({"old"}))["old_logp"]
         total, count = total - float(logp.double().sum()), count + len(logp)
     return total / max(1, count)

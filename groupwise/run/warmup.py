@@ -158,8 +158,8 @@ def _from_traces(settings: Warmup, every: int) -> Path:
     plan = supervised.batches(examples, settings.tokens, settings.epochs, settings.steps, settings.seed)
     learner, _ = _learner(settings, policy, len(plan))
     size = sum(p.numel() for p in policy.model.parameters())
-    print(f"{size / 1e6:.2f}M parameters, {len(policy.tokenizer)} tokens; {len(examples)} traces to learn from, {len(heldout)} held "
-          f"out; {len(plan)} steps of {settings.tokens} tokens", flush=True)
+    print(f"{size / 1e6:.2f}M parameters, {len(policy.tokenizer)} tokens; {len(examples)} traces to learn from, {len(heldout)} "
+          f"held out; {len(plan)} steps of {settings.tokens} tokens", flush=True)
     before = supervised.loss(learner, heldout)
     for step, members in enumerate(plan):
         stats = supervised.step(learner, [supervised.group_of(examples[i], i) for i in members])
@@ -180,7 +180,8 @@ def _encoded(settings: Warmup, policy: Policy, train: list[Trace],
     """Both parts as tokens, and their counts. DataError: traces that are too long where that is refused, or nothing is left."""
     limit = context_limit(policy.model.config) or 2**31
     end = end_id(policy, settings.template)
-    (examples, long), (heldout, more) = (supervised.encoded(policy, settings.template, part, end, limit) for part in (train, apart))
+    parts = [supervised.encoded(policy, settings.template, part, end, limit) for part in (train, apart)]
+    (examples, long), (heldout, more) = parts
     if long + more:
         said = f"{long + more} of {len(train) + len(apart)} traces are longer than the {limit} tokens that the policy can hold"
         if settings.overlong == "refuse" or not examples:
