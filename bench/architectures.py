@@ -109,7 +109,8 @@ def truth(policy: Policy, context: tuple[int, ...], tokens: tuple[int, ...]) -> 
 def sampled(policy: Policy, engine: Native, samples: int = 3, length: int = 12) -> list[Group]:
     """Groups of completions of prompts of several lengths."""
     policy.eos_ids = ENDS
-    requests = [Request(Context(c), tuple(fold(3, i, j) for j in range(samples)), Sampling(length)) for i, c in enumerate(CONTEXTS)]
+    requests = [Request(Context(c), tuple(fold(3, i, j) for j in range(samples)), Sampling(length))
+                for i, c in enumerate(CONTEXTS)]
     groups = []
     for i, (context, some) in enumerate(zip(CONTEXTS, engine.generate(requests), strict=True)):
         prompt = Prompt(f"p{i}", "", 1, tokens=context)

@@ -3,8 +3,8 @@
     python bench/families.py --json bench/results/families.json --markdown docs/models.md
 
 Trains four steps with checkpoints, resumes a copy from the middle and compares it byte for byte, trains with LoRA, and measures
-how far the log-probs of engine and learner lie from transformers' own forward of one text. `--markdown` puts the table between the
-marks of the page.
+how far the log-probs of engine and learner lie from transformers' own forward of one text. `--markdown` puts the table between
+the marks of the page.
 """
 
 import argparse
@@ -99,8 +99,9 @@ def _row(row: dict[str, Any]) -> str:
     remarks += [] if row["split"] else ["whole logits matrix"]
     remarks += ["kernels"] if row["compute"] and "modules" not in row["compute"] else []
     lora = {"": "not there yet", "ok": "yes"}.get(row["lora"], "refused")
-    return (f"| {row['name']} | `{row['family']}` | {_yes(row['trains'])} | {lora} | {_yes(row['resumes'])} | {row['engine']:.0e} | "
-            f"{row['learner']:.0e} | {', '.join(remarks)} |")
+    cells = (row["name"], f"`{row['family']}`", _yes(row["trains"]), lora, _yes(row["resumes"]), f"{row['engine']:.0e}",
+             f"{row['learner']:.0e}", ", ".join(remarks))
+    return f"| {' | '.join(cells)} |"
 
 
 def _yes(good: bool) -> str:

@@ -5,7 +5,8 @@
 Takes about half an hour of two cores. The train lines are dealt by the seed: most give their solutions to the warm start, some
 of those of at most three steps give their answers to the training, others of that kind are held out from both. `--more` names
 files of one-step problems with answers but no solutions (ASDiv, SVAMP): a trace is made where exactly one equation of two of the
-problem's numbers gives the answer. Every stage is a command of groupwise; one that has been made already is kept.
+problem's numbers gives the answer. Solutions also come with other numbers (`variants.py`). Every stage is a command of groupwise;
+one that has been made already is kept.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # a checkout is enough: nothing has to be installed
 
+from variants import variant  # noqa: E402
 from versus.report import machine  # noqa: E402
 from versus.watch import environment  # noqa: E402
 
@@ -34,11 +36,12 @@ from groupwise.run.evaluate import evaluate  # noqa: E402
 from groupwise.run.grade import Grader  # noqa: E402
 from groupwise.tasks.jsonl import gsm8k, rows  # noqa: E402
 
-HELDOUT, LEARNT, STEPS, LIMIT, CONTEXT = 700, 1500, 3, 200, 768
-"""Lines held out, lines for the training, the most steps of these, the most tokens of an answer, the model's positions."""
-WARMUP = ("--hidden", "256", "--layers", "4", "--mlp", "1024", "--vocabulary", "2048", "--context", str(CONTEXT), "--tokens", "8192", "--micro-tokens", "4096",
-          "--epochs", "8", "--lr", "2e-3", "--floor", "0.05", "--heldout", "0.03")
-TRAIN = ("--method", "dr_grpo", "--prompts-per-step", "32", "--group-size", "16", "--lr", "1e-4", "--max-tokens", str(LIMIT),
+HELDOUT, LEARNT, STEPS, LIMIT, CONTEXT, VARIANTS = 700, 1500, 3, 200, 768, 4
+"""Lines held out, lines for the training, the most steps of these, the most tokens of an answer, the model's positions,
+and how often a solution is tried with other numbers."""
+WARMUP = ("--hidden", "256", "--layers", "4", "--mlp", "1024", "--vocabulary", "2048", "--context", str(CONTEXT),
+          "--tokens", "8192", "--micro-tokens", "4096", "--epochs", "2", "--lr", "2e-3", "--floor", "0.05", "--heldout", "0.02")
+TRAIN = ("--method", "dr_grpo", "--prompts-per-step", "32", "--group-size", "16", "--lr", "2e-4", "--max-tokens", str(LIMIT),
          "--eval-prompts", str(HELDOUT), "--eval-every", "20", "--checkpoint-every", "50")
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
 Row = dict[str, Any]
@@ -77,13 +80,17 @@ def deal(data: Path, more: list[Path], work: Path, seed: int) -> dict[str, int]:
     chosen = chance.sample(easy, HELDOUT + LEARNT)
     heldout, learnt = chosen[:HELDOUT], chosen[HELDOUT:]
     texts = {lines[i]["problem"].casefold() for i in chosen}
-    extra = [made for file in more for row in lines_of(file) if (made := one_step(row)) and row["problem"].casefold() not in texts]
-    traces = [lines[i] for i in sorted(set(range(len(lines))) - set(chosen))] + extra
+    extra = [made for file in more for row in lines_of(file)
+             if row["problem"].casefold() not in texts and (made := one_step(row))]
+    solved = [lines[i] for i in sorted(set(range(len(lines))) - set(chosen))]
+    changed = [made for row in solved for _ in range(VARIANTS) if (made := variant(row, chance))]
+    traces = solved + extra + changed
     bare = [[{k: lines[i][k] for k in ("id", "problem", "answer")} for i in part] for part in (learnt, heldout)]
     write(work / "traces.jsonl", traces)
     write(work / "rl_train.jsonl", bare[0])
     write(work / "rl_test.jsonl", bare[1])
-    return {"traces": len(traces), "of_one_step": len(extra), "train": len(learnt), "heldout": len(heldout)}
+    return {"traces": len(traces), "of_one_step": len(extra), "variants": len(changed), "train": len(learnt),
+            "heldout": len(heldout)}
 
 
 def groupwise(*words: str, work: Path) -> float:
@@ -120,8 +127,8 @@ def stages(args: argparse.Namespace) -> dict[str, Any]:
                                       work=work)
     run = work / "runs" / "gsm8k"
     if not (run / "summary.json").exists():
-        seconds["train"] = groupwise("train", "--run", "gsm8k", "--task", "gsm8k", "--task-args", "path=rl_train.jsonl", "--model",
-                                     "base", "--steps", str(args.steps), "--seed", str(args.seed), *TRAIN, work=work)
+        seconds["train"] = groupwise("train", "--run", "gsm8k", "--task", "gsm8k", "--task-args", "path=rl_train.jsonl",
+                                     "--model", "base", "--steps", str(args.steps), "--seed", str(args.seed), *TRAIN, work=work)
     result: dict[str, Any] = {"machine": machine(), "counts": counts, "seconds": seconds, "warmup": list(WARMUP),
                               "train": [*TRAIN, "--steps", str(args.steps)],
                               "base": json.loads((work / "base" / "warmup.json").read_text())["measured"], "accuracy": {}}

@@ -1,4 +1,4 @@
-"""Every architecture: engine and learner give the log-probs of transformers' own forward of one text, without padding, to 1e-5."""
+"""Every architecture: engine and learner give the log-probs of transformers' own unpadded forward of one text, to 1e-5."""
 
 import importlib.util
 import json

@@ -69,6 +69,8 @@ def random_policy(tokenizer: PreTrainedTokenizerBase, *, family: str = "qwen2", 
     if family not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise ConfigError(f"unknown model family {family!r}; {nearest(family, FAMILIES)}; or another causal language model of "
                           "transformers by its model_type")
+    if hidden % heads or heads % kv_heads:
+        raise ConfigError(f"hidden={hidden} is no multiple of heads={heads}, or heads no multiple of kv_heads={kv_heads}")
     settings: dict[str, Any] = {
         "vocab_size": -(-max(vocabulary, len(tokenizer)) // 32) * 32, "hidden_size": hidden, "intermediate_size": mlp,
         "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv_heads, "head_dim": hidden // heads,

@@ -58,7 +58,8 @@ def policy_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Pol
 def load(source: str | Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu", local_only: bool = False) -> Policy:
     """The policy of a folder, or of a hub id if no such folder exists; weights are cast to `dtype`.
 
-    Safetensors only, no remote code, attention "sdpa" where the architecture has it. `local_only` forbids downloads. ConfigError says what is missing.
+    Safetensors only, no remote code, attention "sdpa" where the architecture has it. `local_only` forbids downloads. ConfigError
+    says what is missing.
     """
     folder = Path(source)
     if folder.is_dir():

@@ -104,18 +104,18 @@ class Warmup:
     store: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of the saved weights; auto: float32 from traces, bfloat16 from demonstrations."""
 
-    def __post_init__(self) -> None:
-        if min(self.tokens, self.hidden, self.layers, self.heads, self.mlp, self.context) < 1 or self.steps < 0:
-            raise ConfigError("tokens, context and the sizes of a policy must be at least 1, steps at least 0")
-        if not self.epochs > 0.0 or not 0.0 <= self.lr < 1.0:
-            raise ConfigError(f"epochs must be above 0 and lr in [0, 1), got {self.epochs} and {self.lr}")
-        template(self.template or "none")
-
 
 def warmup(settings: Warmup, *, every: int = EVERY) -> Path:
     """Train and save; prints the loss now and then. Returns the folder, in which `warmup.json` holds what was measured."""
     if settings.out.exists():
         raise ConfigError(f"{settings.out} exists already: choose another --out, or remove it")
+    sizes = ("tokens", "context", "hidden", "layers", "heads", "mlp")
+    if small := [name for name in sizes if getattr(settings, name) < 1]:
+        raise ConfigError(f"{small[0]} must be at least 1, got {getattr(settings, small[0])}")
+    if not settings.epochs > 0.0 or settings.steps < 0 or not 0.0 <= settings.lr < 1.0:
+        raise ConfigError("epochs must be above 0, steps at least 0 and lr in [0, 1), got "
+                          f"{settings.epochs}, {settings.steps} and {settings.lr}")
+    template(settings.template or "none")
     transformers.utils.logging.disable_progress_bar()
     return _from_traces(settings, every) if settings.traces else _from_demonstrations(settings, every)
 
