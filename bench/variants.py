@@ -1,8 +1,8 @@
 """Variants of GSM8K's solved problems: other numbers in the question, carried through the equations of the solution.
 
 A solution of GSM8K writes its equations down as `<<48/2=24>>24`. A number of the question that an equation uses is replaced,
-every equation is worked out again, and the new values stand wherever the old ones did. Lines whose equations do not hold, or that would
-come out ambiguous, negative or broken, give no variant. Percentages, fractions and small numbers stay as they are.
+every equation is worked out again, and the new values stand wherever the old ones did. Lines whose equations do not hold, or that
+would come out ambiguous, negative or broken, give no variant. Percentages, fractions and small numbers stay as they are.
 """
 
 import random

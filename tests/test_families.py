@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from run_support import REWARDS
 
-from groupwise.core.rollout import Context
-from groupwise.core.services import Request, Sampling
+from groupwise import cli
 from groupwise.engines.native import Native
 from groupwise.engines.whole import Whole, uncached
 from groupwise.models.head import Trunk
+from groupwise.models.load import save
 from groupwise.run.assemble import engine_of
+from groupwise.run.disk import read_lines
 
 BENCH = Path(__file__).parent.parent / "bench"
 
@@ -69,10 +71,10 @@ def test_a_model_is_sampled_whole_as_with_a_cache():
 def test_a_cache_that_a_model_does_not_use_rightly_is_found_out():
     policy = architectures.tiny("Qwen2, Qwen2.5")
     trunk = Trunk(policy.model)
-    assert uncached(policy, Native, trunk) is None
+    assert uncached(policy, trunk) is None
     hidden = trunk.hidden
     trunk.hidden = lambda ids, mask=None, *rest, **more: hidden(ids, None, *rest, **more)  # padding is looked at
-    assert "other log-probs" in uncached(policy, Native, trunk)
+    assert "other log-probs" in uncached(policy, trunk)
 
     def broken(ids, mask=None, position_ids=None, cache=None, use_cache=False):
         if cache is not None:
@@ -80,7 +82,7 @@ def test_a_cache_that_a_model_does_not_use_rightly_is_found_out():
         return hidden(ids)
 
     trunk.hidden = broken
-    assert "does not run with the native engine's cache (ValueError: no such mask)" in uncached(policy, Native, trunk)
+    assert "does not run with the native engine's cache (ValueError: no such mask)" in uncached(policy, trunk)
 
 
 def test_an_unsplit_model_says_so_and_agrees(caplog):
@@ -93,16 +95,19 @@ def test_an_unsplit_model_says_so_and_agrees(caplog):
 
 
 @pytest.mark.slow
-def test_a_real_vocabulary_and_long_completions():
-    """151,936 tokens and 1,024-token completions."""
-    policy = architectures.tiny("Qwen2, Qwen2.5", vocabulary=151_936, context=1100)
-    policy.eos_ids = (2,)
-    request = Request(Context((5, 9)), (1, 2), Sampling(1024))
-    done = Native(policy).generate([request])[0]
-    assert max(len(c.tokens) for c in done) == 1024
-    for one in done:
-        gap = torch.tensor(one.logp, dtype=torch.float64) - architectures.truth(policy, (5, 9), one.tokens)
-        assert float(gap.abs().max()) < 1e-5
+@pytest.mark.parametrize("compute", ["modules", "auto"])
+def test_a_real_vocabulary_and_long_completions_end_to_end(compute, tmp_path, monkeypatch, capsys):
+    """151,936 tokens, most of them unknown to the tokenizer, and completions of 1,024."""
+    monkeypatch.chdir(tmp_path)
+    save(architectures.tiny("Qwen2, Qwen2.5", vocabulary=151_936, context=1100, hidden=64), tmp_path / "model")
+    words = ["train", "--run", "long", "--model", "model", "--steps", "2", "--prompts-per-step", "2", "--group-size", "4",
+             "--max-tokens", "1024", "--rewards", f"{REWARDS}:long", "--eval-every", "0", "--compute", compute]
+    words += ["--dtype", "float32", "--workers", "1", "--threads", "1", "--verify-deadline", "60"]
+    assert cli.main(words) == 0, capsys.readouterr().err
+    for row in read_lines(Path("runs/long/metrics.jsonl")):
+        assert row["length"] > 1000
+        assert row["grad_norm"] > 0.0
+        assert row["mismatch_max"] < 1e-4
 
 
 def test_the_page_shows_what_was_measured():

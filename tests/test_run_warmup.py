@@ -12,7 +12,7 @@ from groupwise.learner.learner import Learner, Settings
 from groupwise.models.build import byte_pair_tokenizer, character_tokenizer, random_policy
 from groupwise.models.load import load, policy_of, save
 from groupwise.models.template import encode
-from groupwise.models.trace import encode_trace, end_id
+from groupwise.models.worked import encode_trace, end_id
 from groupwise.objective.batch import pack
 from groupwise.run import supervised
 from groupwise.run.disk import read_json

@@ -70,7 +70,7 @@ class WholeWave(Wave):
 
 
 @torch.no_grad()
-def uncached(policy: Policy, kind: type[Native], trunk: Trunk) -> str | None:
+def uncached(policy: Policy, trunk: Trunk) -> str | None:
     """Why a model cannot be sampled with the native engine's cache; None if it can, as a few tokens show."""
     name = type(policy.model).__name__
     try:
@@ -84,7 +84,7 @@ def uncached(policy: Policy, kind: type[Native], trunk: Trunk) -> str | None:
         return None
     requests = [Request(Context(text), (0,), Sampling(max_tokens=room, temperature=0.0)) for text in texts]
     try:
-        made = [found for (found,) in kind(policy, trunk=trunk).generate(requests)]
+        made = [found for (found,) in Native(policy, trunk=trunk).generate(requests)]
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:

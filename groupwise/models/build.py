@@ -3,7 +3,6 @@
 They serve the embedded job, the tests and anybody without weights at hand. Nothing is downloaded.
 """
 
-import inspect
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -78,7 +77,7 @@ def random_policy(tokenizer: PreTrainedTokenizerBase, *, family: str = "qwen2", 
         "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "attention_dropout": 0.0}
     if family == "qwen3_moe":
         settings |= {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": mlp}
-    if "head_dim" not in inspect.signature(CONFIG_MAPPING[family]).parameters:  # a size of their own, or none to be set
+    if isinstance(getattr(CONFIG_MAPPING[family], "head_dim", None), property):  # it follows from the others
         del settings["head_dim"]
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_config(

@@ -159,12 +159,13 @@ def engine_of(policy: Policy, compiled: Compiled | None = None, workers: Workers
     """
     if compiled is not None:
         return Kernels(policy, compiled, max_rows=CACHES)
-    kind, trunk = Graphs if next(policy.model.parameters()).is_cuda else Native, Trunk(policy.model)
-    if reason := uncached(policy, kind, trunk):
+    trunk = Trunk(policy.model)
+    if reason := uncached(policy, trunk):
         return Whole(policy, reason, max_rows=MOST_ROWS, trunk=trunk)
     if workers is not None and workers.size > 1:
         return Split(policy, workers, max_rows=MOST_ROWS)
-    return kind(policy, max_rows=MOST_ROWS, trunk=trunk)
+    on_gpu = next(policy.model.parameters()).is_cuda
+    return (Graphs if on_gpu else Native)(policy, max_rows=MOST_ROWS, trunk=trunk)
 
 
 def settings_of(run: Run, method: Method) -> Settings:

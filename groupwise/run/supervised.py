@@ -11,7 +11,7 @@ from groupwise.core.verdict import Verdict
 from groupwise.errors import DataError
 from groupwise.learner.learner import Learner
 from groupwise.models.load import Policy
-from groupwise.models.trace import encode_trace
+from groupwise.models.worked import encode_trace
 from groupwise.objective.aggregate import TokenMean
 from groupwise.objective.batch import pack
 from groupwise.objective.credit import Advantage

@@ -24,7 +24,7 @@ from groupwise.learner.learner import Compile, Learner, Settings
 from groupwise.models.build import byte_pair_tokenizer, character_tokenizer, random_policy
 from groupwise.models.load import Policy, context_limit, load, policy_of, save
 from groupwise.models.template import encode, fill, template
-from groupwise.models.trace import end_id
+from groupwise.models.worked import end_id
 from groupwise.run import supervised
 from groupwise.run.assemble import compiler, engine_of, kernels_of
 from groupwise.run.disk import write_json
