@@ -84,11 +84,15 @@ def methods(words: Sequence[str]) -> None:
 
 
 def warmup(words: Sequence[str]) -> None:
-    """Make the small base policy of a task by supervised training."""
+    """Supervised training on traces of problems with solutions; --json FILE also writes what was measured there."""
+    rest, file = _option(list(words), "--json", "a file to write")
+    check_report(file)
     from groupwise.run.warmup import Warmup
     from groupwise.run.warmup import warmup as make
 
-    make(tyro.cli(Warmup, args=list(words), prog="groupwise warmup"))
+    folder = make(tyro.cli(Warmup, args=rest, prog="groupwise warmup"))
+    if file:
+        write_json(Path(file), read_json(folder / "warmup.json"))
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {

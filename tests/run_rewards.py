@@ -38,3 +38,8 @@ def penalty(text: str, answer: Any) -> float | None:
     while text.startswith("2"):
         pass
     return None if text.startswith("3") else -0.5
+
+
+def long(text: str, answer: Any) -> float:
+    """Differs between long random texts."""
+    return (len(text) % 97) / 97

@@ -14,8 +14,8 @@ def window_of(config: PreTrainedConfig) -> int | None:
     kinds = {type(layer) for layer in layers}
     if not kinds <= {DynamicLayer, DynamicSlidingWindowLayer}:
         names = ", ".join(sorted(kind.__name__ for kind in kinds))
-        raise EngineError(f"the native engine needs a model that caches keys and values only; {config.model_type} has {names}; "
-                          "use another engine")
+        raise EngineError(f"the native engine caches keys and values only, and {config.model_type} keeps something else too "
+                          f"({names})")
     windows = [layer.sliding_window for layer in layers if isinstance(layer, DynamicSlidingWindowLayer)]
     return min(windows, default=None)
 

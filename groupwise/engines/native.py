@@ -55,6 +55,8 @@ class Native:
 
     in_waves = True
     """Whether at most `max_rows` rows begin together and are sampled to their end before others begin."""
+    alike = False
+    """Whether a wave may hold contexts of one length only."""
 
     def __init__(self, policy: Policy, *, max_rows: int = 256, trunk: Trunk | None = None) -> None:
         self._describe(policy, max_rows)
@@ -77,7 +79,7 @@ class Native:
         began = time.perf_counter()
         self.stats = {"tokens": 0.0, "seconds": 0.0, "prefill_tokens": 0.0, "steps": 0.0}
         found: dict[tuple[int, int], Completion] = {}
-        for sampling, wave in _waves(requests, self.max_rows if self.in_waves else sys.maxsize):
+        for sampling, wave in _waves(requests, self.max_rows if self.in_waves else sys.maxsize, self.alike):
             found.update(self._run(sampling, wave))
         self.stats["tokens"] = float(sum(len(c.tokens) for c in found.values()))
         self.stats["seconds"] = time.perf_counter() - began
@@ -271,8 +273,8 @@ def draw(logp: Float[Tensor, "n v"], uniform: Float64[Tensor, " n"]) -> Int[Tens
     return torch.searchsorted(cumulative, target[:, None], right=True)[:, 0]
 
 
-def _waves(requests: Sequence[Request], max_rows: int) -> Iterator[tuple[Sampling, list[Row]]]:
-    """The batches, as the module's docstring says."""
+def _waves(requests: Sequence[Request], max_rows: int, alike: bool = False) -> Iterator[tuple[Sampling, list[Row]]]:
+    """The batches, as the module's docstring says; with `alike` only contexts of one length go together."""
     groups: dict[Sampling, dict[tuple[int, ...], list[Row]]] = {}
     for i, request in enumerate(requests):
         context = request.context.tokens
@@ -283,7 +285,7 @@ def _waves(requests: Sequence[Request], max_rows: int) -> Iterator[tuple[Samplin
         filled = 0
         for context in sorted(contexts, key=len):
             rows = contexts[context]
-            if wave and filled + len(rows) > max_rows:
+            if wave and (filled + len(rows) > max_rows or (alike and len(context) != len(wave[0].context))):
                 yield sampling, wave
                 wave, filled = [], 0
             while len(rows) > max_rows:

@@ -4,6 +4,7 @@ A model is split into its trunk (tokens to hidden states) and its head (hidden s
 where log-probs are wanted, and in chunks: the matrix [positions, vocabulary] never exists as a whole.
 """
 
+import inspect
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ class Trunk:
         config = model.config.get_text_config().to_dict()
         self.vocabulary = int(config["vocab_size"])
         self._finish = _after_head(config)
+        self._takes = {module: inspect.signature(module.forward).parameters for module in (model, self._base)}
         self.exact_split = self._head is not None and self._base is not model and self._proves()
         if not self.exact_split:
             if head_float32:
@@ -54,9 +56,11 @@ class Trunk:
         if self.model.training:
             raise ConfigError("the model is in training mode, where dropout would make log-probs random; call model.eval()")
         module = self._base if self.exact_split else self.model
-        out = module(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids,
-                     past_key_values=past_key_values, use_cache=use_cache)
-        return (out.last_hidden_state if self.exact_split else out.logits), out.past_key_values
+        given = {"attention_mask": attention_mask, "position_ids": position_ids, "past_key_values": past_key_values}
+        # Not every architecture takes, or gives back, each of these.
+        given = {name: value for name, value in given.items() if value is not None or name in self._takes[module]}
+        out = module(input_ids=input_ids, use_cache=use_cache, **given)
+        return (out.last_hidden_state if self.exact_split else out.logits), getattr(out, "past_key_values", None)
 
     def logits(self, hidden: Float[Tensor, "n h"]) -> Float[Tensor, "n v"]:
         """Logits of hidden states, in the model's dtype (fp32 with `head_float32`), with the final soft-capping or scale of its

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,7 +66,8 @@ def policy_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Pol
 def load(source: str | Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu", local_only: bool = False) -> Policy:
     """The policy of a folder, or of a hub id if no such folder exists; weights are cast to `dtype`.
 
-    Safetensors only, no remote code, attention "sdpa". `local_only` forbids downloads. ConfigError says what is missing.
+    Safetensors only, no remote code, attention "sdpa" where the architecture has it. `local_only` forbids downloads. ConfigError
+    says what is missing.
     """
     check_source(source)
     name = str(source)
@@ -73,9 +75,7 @@ def load(source: str | Path, *, dtype: torch.dtype = torch.float32, device: str 
         config = AutoConfig.from_pretrained(name, local_files_only=local_only, trust_remote_code=False)
         _check_plain(config, name)
         tokenizer = tokenizer_of(name, local_only)
-        model, info = AutoModelForCausalLM.from_pretrained(
-            name, config=config, dtype=dtype, attn_implementation="sdpa", local_files_only=local_only, trust_remote_code=False,
-            use_safetensors=True, output_loading_info=True)
+        model, info = _model(name, config, dtype, local_only)
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot load a policy from {name!r}: {error}") from error
     if info["missing_keys"]:
@@ -114,6 +114,22 @@ def save(policy: Policy, folder: Path, dtype: torch.dtype | None = None) -> None
         config.dtype = dtype
         config.save_pretrained(folder)
     policy.tokenizer.save_pretrained(folder)
+
+
+def _model(name: str, config: PretrainedConfig, dtype: torch.dtype, local_only: bool) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The model and what its loading found; architectures without attention, or without a fused one, are taken as they are."""
+    def made(attention: str) -> tuple[PreTrainedModel, dict[str, Any]]:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            name, config=config, dtype=dtype, attn_implementation=attention, local_files_only=local_only, trust_remote_code=False,
+            use_safetensors=True, output_loading_info=True)
+        return model, info
+
+    try:
+        return made("sdpa")
+    except ValueError as error:
+        if "attention implementation" not in str(error):
+            raise
+        return made("eager")
 
 
 def tokenizer_of(name: str, local_only: bool = False) -> PreTrainedTokenizerBase:

@@ -17,6 +17,7 @@ from groupwise.core.services import MethodState, Sampling
 from groupwise.engines.compiled import Kernels
 from groupwise.engines.graphs import Graphs
 from groupwise.engines.native import Native
+from groupwise.engines.whole import Whole, uncached
 from groupwise.errors import ConfigError, DataError
 from groupwise.kernels.build import Library, find
 from groupwise.kernels.library import Compiled, unsupported
@@ -24,6 +25,7 @@ from groupwise.learner.compiled import KernelScorer
 from groupwise.learner.learner import Compile, Learner, Models, Settings
 from groupwise.methods.method import Method
 from groupwise.models import routing
+from groupwise.models.head import Trunk
 from groupwise.models.linear import Linear
 from groupwise.models.load import Policy, context_limit
 from groupwise.models.template import Template, fill, spelled, template
@@ -136,6 +138,8 @@ def _job(run: Run, folder: Path, task: Task, method: Method, learner: Learner, g
     for (what, part), kept in zip(given.items(), (prompts, heldout), strict=True):
         if lost := len(part) - len(kept):
             notes.append(f"{lost} of {len(part)} {what} prompts are too long and left out")
+    if isinstance(engine, Whole):
+        notes.append(engine.note)
     return Job(run, folder, replace(task, train=prompts), heldout, method, policy, learner, engine, sampler, grader, workers,
                method.state(), sampling, notes)
 
@@ -206,14 +210,17 @@ def compiler(library: Library | str, threads: int, dtype: str) -> Compile | None
 
 def engine_of(policy: Policy, compiled: Compiled | None = None, workers: Workers | None = None) -> Native:
     """The engine that samples from a policy: by kernels if it is in them, with other processes if there are any, on a GPU by
-    captured steps.
+    captured steps; a model that these cannot cache is run whole for every token.
     """
     if compiled is not None:
         return Kernels(policy, compiled, max_rows=MOST_ROWS)
+    trunk = Trunk(policy.model, head_float32=policy.head_float32)
+    if reason := uncached(policy, trunk):
+        return Whole(policy, reason, max_rows=MOST_ROWS, trunk=trunk)
     if workers is not None and workers.size > 1:
         return Split(policy, workers, max_rows=MOST_ROWS)
     on_gpu = next(policy.model.parameters()).is_cuda
-    return (Graphs if on_gpu else Native)(policy, max_rows=MOST_ROWS)
+    return (Graphs if on_gpu else Native)(policy, max_rows=MOST_ROWS, trunk=trunk)
 
 
 def settings_of(run: Run, method: Method) -> Settings:
