@@ -11,7 +11,7 @@ from groupwise.errors import ConfigError, DataError
 from groupwise.learner.learner import Learner, Settings
 from groupwise.models.build import byte_pair_tokenizer, character_tokenizer, random_policy
 from groupwise.models.load import load, policy_of, save
-from groupwise.models.template import encode
+from groupwise.models.template import encode, template
 from groupwise.models.worked import encode_trace, end_id
 from groupwise.objective.batch import pack
 from groupwise.run import supervised
@@ -81,12 +81,12 @@ def test_the_same_seed_gives_the_same_weights(file):
 
 def test_only_the_completion_is_learnt_and_it_ends_once():
     policy = tiny()
-    end = end_id(policy, "none")
+    end = end_id(policy, template("none"))
     assert end == policy.tokenizer.eos_token_id
-    context, tokens = encode_trace(policy, "none", "What is it?", "It is.", end)
+    context, tokens = encode_trace(policy, template("none"), "What is it?", "It is.", end)
     assert context == encode(policy.tokenizer, "none", "What is it?")
     assert (policy.tokenizer.decode(tokens), tokens[-1]) == ("It is.<eos>", end)
-    assert encode_trace(policy, "none", "What is it?", "It is.<eos>", end)[1] == tokens
+    assert encode_trace(policy, template("none"), "What is it?", "It is.<eos>", end)[1] == tokens
     batch = pack([group_of(Example(context, tokens), 0)], default="unknown")
     assert batch.contexts == (context,)
     assert batch.tokens.tolist() == list(tokens)
@@ -116,37 +116,37 @@ def test_a_conversation_is_put_by_the_chat_template_and_ends_as_it_says(tmp_path
     turns = [{"role": role, "content": content} for role, content in said]
     (trace,) = read(written(tmp_path / "t.jsonl", [{"messages": turns}]))
     policy = tiny(chat=True)
-    end = end_id(policy, "chat")
+    end = end_id(policy, template("chat"))
     assert end == policy.tokenizer.convert_tokens_to_ids("<end>")  # not the first EOS id
-    assert end_id(policy, "none") == policy.tokenizer.eos_token_id
-    context, tokens = encode_trace(policy, "chat", trace.asked, trace.completion, end)
+    assert end_id(policy, template("none")) == policy.tokenizer.eos_token_id
+    context, tokens = encode_trace(policy, template("chat"), trace.asked, trace.completion, end)
     assert policy.tokenizer.decode(context) == "<|system|>Be brief.<|user|>2?<|assistant|>"
     assert policy.tokenizer.decode(tokens) == "It is 2.<end>"
-    with pytest.raises(ConfigError, match=r"'system', 'user'.*--template chat"):
-        encode_trace(policy, "r1", trace.asked, trace.completion, end)
+    with pytest.raises(DataError, match="roles system, user: use a chat template"):
+        encode_trace(policy, template("r1"), trace.asked, trace.completion, end)
     (alone,) = read(written(tmp_path / "u.jsonl", [{"messages": turns[1:]}]))
     assert alone.asked == "2?"
-    assert encode_trace(policy, "chat", alone.asked, "x", end)[0] == encode(policy.tokenizer, "chat", "2?")
+    assert encode_trace(policy, template("chat"), alone.asked, "x", end)[0] == encode(policy.tokenizer, "chat", "2?")
 
 
 def test_what_the_template_opened_is_not_opened_again():
     policy = tiny()
     with pytest.raises(DataError, match="take it out of the completion"):
-        encode_trace(policy, "r1", "1+1?", "<think>hm</think> <answer>2</answer>", 2)
-    assert encode_trace(policy, "none", "1+1?", "<think>hm</think>", 2)[1][-1] == 2
+        encode_trace(policy, template("r1"), "1+1?", "<think>hm</think> <answer>2</answer>", 2)
+    assert encode_trace(policy, template("none"), "1+1?", "<think>hm</think>", 2)[1][-1] == 2
 
 
 def test_long_traces_are_left_out_whole_and_counted():
     policy = tiny()
     traces = [Trace(f"f, line {i}", "q", "x" * 10 * i) for i in range(1, 6)]
-    kept, dropped = encoded(policy, "none", traces, 2, 33)
+    kept, dropped = encoded(policy, template("none"), traces, 2, 33)
     assert (len(kept), dropped) == (3, 2)
     assert [len(one.tokens) for one in kept] == [11, 21, 31]
     with pytest.raises(DataError, match="f, line 1: the prompt has no tokens"):
-        encoded(policy, "none", [Trace("f, line 1", "", "x")], 2, 33)
+        encoded(policy, template("none"), [Trace("f, line 1", "", "x")], 2, 33)
     bare = policy_of(random_policy(character_tokenizer(), hidden=32, layers=1, mlp=48), character_tokenizer())
     with pytest.raises(DataError, match=r"f, line 1: .*no token for '€'"):
-        encoded(bare, "none", [Trace("f, line 1", "1", "€")], 2, 33)
+        encoded(bare, template("none"), [Trace("f, line 1", "1", "€")], 2, 33)
 
 
 def test_every_epoch_is_a_shuffle_and_a_step_has_its_tokens():
@@ -165,7 +165,7 @@ def test_every_epoch_is_a_shuffle_and_a_step_has_its_tokens():
     ({"problem": "1?"}, "line 2: no completion; one of the fields completion, response, solution"),
     ({"solution": "1"}, "line 2: no problem"),
     ({"messages": [{"role": "user", "content": "1"}]}, "line 2: 'messages' must end with a turn of role 'assistant'"),
-    ({"messages": [{"role": "user"}]}, "line 2: 'messages' must be a list of objects"),
+    ({"messages": [{"role": "user"}]}, "line 2: 'messages', message 1: expected an object"),
     ({"problem": "1?", "solution": " "}, "line 2: no completion")])
 def test_a_line_that_is_no_trace_is_named(line, message, tmp_path):
     with pytest.raises(DataError, match=message):

@@ -47,12 +47,12 @@ def ends(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """Ids that end an answer besides the EOS ids of the settings: what the chat template puts behind a turn of the assistant
     (such as <|im_end|>), if that is a special token; and `DOCUMENT_END`, where that is one.
     """
-    special = {token.content: i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return tuple(special[one] for one in (_turn_end(tokenizer), DOCUMENT_END) if one in special)
+    document = _special(tokenizer).get(DOCUMENT_END)
+    return tuple(i for i in (turn_end(tokenizer), document) if i is not None)
 
 
-def _turn_end(tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """The first token behind a turn of the assistant; None if no chat template shows it."""
+def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The id of the special token behind a turn of the assistant; None if no chat template shows one."""
     if not tokenizer.chat_template:
         return None
     turns = [{"role": "user", "content": "1"}, {"role": "assistant", "content": _MARK}]
@@ -61,7 +61,11 @@ def _turn_end(tokenizer: PreTrainedTokenizerBase) -> str | None:
     except (jinja2.TemplateError, TypeError, ValueError):  # it wants other messages: those of the data will tell
         return None
     tokens: list[str] = tokenizer.tokenize(behind.lstrip()) if found else []
-    return tokens[0] if tokens else None
+    return _special(tokenizer).get(tokens[0]) if tokens else None
+
+
+def _special(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    return {token.content: i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
 
 
 def _applied(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]], **settings: Any) -> str:

@@ -11,6 +11,7 @@ from groupwise.core.verdict import Verdict
 from groupwise.errors import DataError
 from groupwise.learner.learner import Learner
 from groupwise.models.load import Policy
+from groupwise.models.template import Template
 from groupwise.models.worked import encode_trace
 from groupwise.objective.aggregate import TokenMean
 from groupwise.objective.batch import pack
@@ -38,12 +39,12 @@ class Example:
         return len(self.context) + len(self.tokens)
 
 
-def encoded(policy: Policy, template_name: str, traces: Sequence[Trace], end: int, limit: int) -> tuple[list[Example], int]:
+def encoded(policy: Policy, form: Template, traces: Sequence[Trace], end: int, limit: int) -> tuple[list[Example], int]:
     """The traces of at most `limit` tokens, and how many are longer (none is ever cut). DataError names the line at fault."""
     out = []
     for trace in traces:
         try:
-            one = Example(*encode_trace(policy, template_name, trace.asked, trace.completion, end))
+            one = Example(*encode_trace(policy, form, trace.asked, trace.completion, end))
         except DataError as error:
             raise DataError(f"{trace.where}: {error}") from error
         if not one.context:

@@ -178,9 +178,9 @@ def _from_traces(settings: Warmup, every: int) -> Path:
 def _encoded(settings: Warmup, policy: Policy, train: list[Trace],
              apart: list[Trace]) -> tuple[list[Example], list[Example], dict[str, int]]:
     """Both parts as tokens, and their counts. DataError: traces that are too long where that is refused, or nothing is left."""
-    limit = context_limit(policy.model.config) or 2**31
-    end = end_id(policy, settings.template)
-    parts = [supervised.encoded(policy, settings.template, part, end, limit) for part in (train, apart)]
+    limit, form = context_limit(policy.model.config) or 2**31, template(settings.template)
+    end = end_id(policy, form)
+    parts = [supervised.encoded(policy, form, part, end, limit) for part in (train, apart)]
     (examples, long), (heldout, more) = parts
     if long + more:
         said = f"{long + more} of {len(train) + len(apart)} traces are longer than the {limit} tokens that the policy can hold"

@@ -39,7 +39,7 @@ def prompt_of(task: str, row: Row, text: str = "", answer: str = "") -> Prompt:
             raise DataError(f"{row.where}: no answer behind '####'")
     if isinstance(asked, str):
         return prompt(task, asked, found, name=row.name, meta=meta)
-    messages, trace = _conversation(row.where, column, asked)
+    messages, trace = conversation(row.where, column, asked)
     if trace is not None:
         meta.setdefault("trace", trace)
     return prompt(task, _shown(messages), found, name=row.name, meta=meta, messages=messages)
@@ -64,7 +64,7 @@ def _at(fields: Mapping[str, Any], name: str) -> Any:
     return _at(fields[outer], inner) if dot and isinstance(fields.get(outer), Mapping) else _ABSENT
 
 
-def _conversation(where: str, column: str, value: list[Any]) -> tuple[tuple[dict[str, str], ...], str | None]:
+def conversation(where: str, column: str, value: list[Any]) -> tuple[tuple[dict[str, str], ...], str | None]:
     """The messages up to the user's last one, and the assistant's answer behind it, if there is one."""
     messages = []
     for n, one in enumerate(value, start=1):

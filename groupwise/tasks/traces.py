@@ -1,4 +1,4 @@
-"""Worked traces from a JSONL file: problems with somebody's solutions, for a supervised warm start.
+"""Worked traces from a JSONL or Parquet file: problems with somebody's solutions, for a supervised warm start.
 
 A line is an object with a problem (as in `groupwise.tasks.jsonl`) and a completion, the first there of `COMPLETIONS`; or with
 `messages`, a conversation that ends with an assistant's turn, which is then the completion.
@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 from groupwise.core.keyed import generator
 from groupwise.errors import ConfigError, DataError
-from groupwise.tasks.jsonl import HELDOUT, TEXTS, Row, rows
+from groupwise.tasks.columns import conversation
+from groupwise.tasks.data import rows
+from groupwise.tasks.jsonl import HELDOUT, TEXTS, Row
 
 COMPLETIONS = ("completion", "response", "solution")
 Message = dict[str, str]
@@ -51,8 +53,12 @@ def _trace(row: Row, column: str) -> Trace:
     fields = row.fields
     heldout = fields.get("split") in HELDOUT
     if column == "messages" or (not column and "messages" in fields):
-        asked, completion = _conversation(row)
-        return Trace(row.where, asked, completion, heldout)
+        turns = fields.get("messages")
+        asked, completion = conversation(row.where, "messages", turns if isinstance(turns, list) and turns else [turns])
+        if not completion:
+            raise DataError(f"{row.where}: 'messages' must end with a turn of role 'assistant', which is learnt; got the roles "
+                            f"{[m['role'] for m in asked]}")
+        return Trace(row.where, asked[0]["content"] if len(asked) == 1 else asked, completion, heldout)
     names = (column,) if column else COMPLETIONS
     completion = next((fields[f] for f in names if isinstance(fields.get(f), str) and fields[f].strip()), "")
     problem = next((fields[f] for f in TEXTS if f != column and isinstance(fields.get(f), str) and fields[f].strip()), "")
@@ -63,18 +69,3 @@ def _trace(row: Row, column: str) -> Trace:
                         f"{', '.join(fields)}); name another one with --column")
     return Trace(row.where, problem, completion, heldout)
 
-
-def _conversation(row: Row) -> tuple[str | tuple[Message, ...], str]:
-    """What comes before the last turn (the text alone, if it is one message of a user) and the last turn."""
-    turns = row.fields.get("messages")
-    good = isinstance(turns, list) and all(
-        isinstance(t, dict) and isinstance(t.get("role"), str) and isinstance(t.get("content"), str) for t in turns)
-    if not good:
-        raise DataError(f"{row.where}: 'messages' must be a list of objects with 'role' and 'content', both texts")
-    messages = [{"role": t["role"], "content": t["content"]} for t in turns or ()]
-    if len(messages) < 2 or messages[-1]["role"] != "assistant" or not messages[-1]["content"].strip():
-        raise DataError(f"{row.where}: 'messages' must end with a turn of role 'assistant', which is learnt, behind at least one "
-                        f"other; got the roles {[m['role'] for m in messages]}")
-    before = tuple(messages[:-1])
-    alone = len(before) == 1 and before[0]["role"] == "user"
-    return before[0]["content"] if alone else before, messages[-1]["content"]
