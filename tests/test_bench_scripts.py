@@ -30,6 +30,15 @@ def test_the_gpu_benchmark_runs_at_toy_size(tmp_path):
     assert found["training"]["positions"] == 8 * (6 + 5 - 1)
 
 
+def test_ways_to_train_are_compared(tmp_path):
+    pytest.importorskip("peft")
+    run(BENCH / "adapters.py", "--steps", 1, "--rows", "LoRA, int8", "--json", tmp_path / "found.json")
+    row = json.loads((tmp_path / "found.json").read_text())["rows"]["LoRA, int8"]
+    assert row["trained"] == 131_072
+    assert row["exported"] < 1e-5 < row["on_base"]
+    assert 0 < row["weights"] < 3
+
+
 def test_products_are_compared(tmp_path):
     run(BENCH / "linear.py", "--rows", 16, "--turns", 2, "--json", tmp_path / "found.json")
     found = json.loads((tmp_path / "found.json").read_text())
