@@ -10,8 +10,9 @@ import torch
 
 from groupwise.core.keyed import uniforms
 from groupwise.core.services import Sampling
-from groupwise.engines.native import Native, Row, Wave, draw
-from groupwise.models.head import sampling_logp
+from groupwise.engines.draw import drawn
+from groupwise.engines.native import Native, Wave
+from groupwise.engines.waves import Row
 
 WARM = 3
 """Runs before a capture, as CUDA graphs ask for."""
@@ -72,10 +73,9 @@ class FixedWave(Wave):
     def step(self) -> None:
         """One token for every row, in place."""
         hidden, _ = self.engine.trunk.hidden(self.token[:, None], self.seen, self.next, self.cache, use_cache=True)
-        logp = sampling_logp(self.engine.trunk.logits(hidden[:, -1]), self.sampling)
-        greedy = self.sampling.temperature == 0.0
-        self.token.copy_(logp.argmax(-1) if greedy else draw(logp, self.draws.index_select(0, self.count)[0]))
-        self.logp_of.copy_(logp.gather(-1, self.token[:, None])[:, 0])
+        token, logp = drawn(self.engine.trunk.logits(hidden[:, -1]), self.sampling, self.draws.index_select(0, self.count)[0])
+        self.token.copy_(token)
+        self.logp_of.copy_(logp)
         self.next += 1
         self.place += 1
         self.count += 1

@@ -25,7 +25,8 @@ def save(learner: Learner, folder: Path) -> dict[str, Any]:
         for key, value in learner.optimizer.state.get(parameter, {}).items():
             tensors[f"{key}/{name}"] = torch.as_tensor(value)
     save_file({name: t.contiguous() for name, t in tensors.items()}, folder / OPTIMISER)
-    return {"steps": learner.steps, "bad_steps": learner.bad_steps, "bad_in_a_row": learner.bad_in_a_row}
+    return {"steps": learner.steps, "bad_steps": learner.bad_steps, "bad_in_a_row": learner.bad_in_a_row,
+            "lowered": learner.budget.lowered()}
 
 
 @torch.no_grad()
@@ -44,3 +45,4 @@ def load(learner: Learner, folder: Path, counters: dict[str, Any]) -> None:
             learner.optimizer.state[parameter][key] = tensor.to(parameter.device)
     learner.steps, learner.bad_steps = int(counters["steps"]), int(counters["bad_steps"])
     learner.bad_in_a_row = int(counters["bad_in_a_row"])
+    learner.budget.lower(counters.get("lowered", {}))
