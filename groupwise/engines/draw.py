@@ -1,4 +1,4 @@
-"""One token for every row of logits, some rows at a time: what it takes besides the logits is several times as large as they are."""
+"""One token for every row of logits, some rows at a time: what it takes besides them is several times as large as they are."""
 
 import torch
 from jaxtyping import Float, Float64, Int
@@ -16,7 +16,7 @@ def drawn(logits: Float[Tensor, "n v"], sampling: Sampling,
     """A token for each row and its log-prob under the distribution sampled from (greedy: the most likely, at temperature 1)."""
     tokens, logps = [], []
     rows = max(1, AT_A_TIME // logits.shape[-1])
-    for some, number in zip(logits.split(rows), uniform.split(rows), strict=True):
+    for some, number in zip(torch.split(logits, rows), torch.split(uniform, rows), strict=True):
         logp = sampling_logp(some, sampling)
         token = some.argmax(-1) if sampling.temperature == 0.0 else draw(logp, number)
         tokens.append(token)

@@ -120,8 +120,8 @@ class Native:
             raise EngineError(f"out of memory in sampling one completion ({said}): its cache and logits do not fit beside the "
                               "weights; lower sampling.max_tokens, or take a smaller model")
         before, self.max_rows = self.max_rows, -(-rows // 2)
-        logger.warning("out of memory in sampling %d completions at a time (%s): they are sampled again with max_rows=%d (before: "
-                       "%d), which changes them by rounding at most; to begin with it: --max-rows %d", rows, said, self.max_rows,
+        logger.warning("out of memory in sampling %d completions at a time (%s): they are sampled again with max_rows=%d "
+                       "(before: %d), which changes them by rounding at most; to begin with it: --max-rows %d", rows, said, self.max_rows,
                        before, self.max_rows)
 
     def _rest(self) -> None:

@@ -1,7 +1,7 @@
 """How much one forward and backward pass may take, and what is done where there is no memory for it.
 
-What the pass had made is thrown away, the tokens of a micro-batch and the logits that exist at a time are halved, and all of it is
-made again. The weights of an optimiser step were fixed before (ADR 0001), so the gradient is the same up to rounding.
+What the pass had made is thrown away, the tokens of a micro-batch and the logits that exist at a time are halved, and it is made
+again. The weights of an optimiser step were fixed before (ADR 0001), so the gradient is the same up to rounding.
 """
 
 import logging
@@ -25,12 +25,13 @@ Made = TypeVar("Made")
 
 @dataclass
 class Budget:
-    """Tokens of a micro-batch and logits at a time, as set or as lowered since."""
+    """Tokens of a micro-batch and logits at a time, as set or as lowered since; the latter not below `least`."""
 
     micro_tokens: int
     logit_chunk: int
     fixed: bool = False
     """Whether the method's objective depends on how a minibatch is cut, so that the cut must not change by itself."""
+    least: int = LEAST
 
     def __post_init__(self) -> None:
         self.set = (self.micro_tokens, self.logit_chunk)
@@ -66,7 +67,7 @@ class Budget:
                                 f"start a run with --micro-tokens {max(longest, self.micro_tokens // 2)}")
         # Fewer tokens than the longest sequence, or more than there are, make no other micro-batches.
         self.micro_tokens = min(self.micro_tokens, max(longest, min(self.micro_tokens, int(sizes.sum())) // 2))
-        self.logit_chunk = min(self.logit_chunk, max(LEAST, self.logit_chunk // 2))
+        self.logit_chunk = min(self.logit_chunk, max(self.least, self.logit_chunk // 2))
         if (self.micro_tokens, self.logit_chunk) == before:
             raise TrainingError(f"out of memory in {what} ({said}): one sequence of {longest} tokens does not fit beside the "
                                 f"weights, their gradient and the optimiser; {LESS}")

@@ -85,6 +85,8 @@ class Learner:
         self.team: Team = team or Alone()
         self.models = models or Models()
         self.budget = Budget(settings.micro_tokens, settings.logit_chunk, settings.fixed_cut)
+        if compile is not None:  # kernels have a way of their own with logits
+            self.budget.least = settings.logit_chunk
         self.device = next(policy.model.parameters()).device
         width = policy.model.config.get_text_config().hidden_size
         self.value_head = ValueHead(width).to(self.device) if "values" in needs else None

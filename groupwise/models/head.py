@@ -140,8 +140,9 @@ def score(trunk: Trunk, hidden: Float[Tensor, "n h"], targets: Int[Tensor, " n"]
 
 
 class _Moments(torch.autograd.Function):
-    """Log-prob of a target, entropy and sum of squared probabilities of softmax(logits / temperature), [n] each, with z the logits
-    over the temperature and lse their logsumexp:
+    """Log-prob of a target, entropy and sum of squared probabilities of softmax(logits / temperature), [n] each.
+
+    With z the logits over the temperature and lse their logsumexp:
 
         logp = z_t - lse     H = -sum p (z - lse)     s = sum p^2
         d z  = p (2 ds (p - s) - dlogp - dH (z - lse + H)) + onehot_t dlogp
@@ -166,7 +167,7 @@ class _Moments(torch.autograd.Function):
         return out[0], out[1], out[2]
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *slopes: Tensor | None) -> tuple[Tensor | None, ...]:
         logits, target, out = ctx.saved_tensors
         slope = torch.empty_like(logits)

@@ -16,8 +16,10 @@ import torch
 if sys.platform != "win32":
     import resource
 
-WORDS = ("out of memory", "not enough memory", "can't allocate memory", "bad_alloc", "Cannot allocate memory")
-"""What plain RuntimeErrors say of it: torch's allocator on a processor, libraries in C++, the system."""
+WORDS = ("out of memory", "not enough memory", "can't allocate memory", "bad_alloc", "Cannot allocate memory",
+         "could not create a primitive", "could not execute a primitive")
+"""What plain RuntimeErrors say of it: torch's allocator on a processor, libraries in C++, the system; the last two are oneDNN's,
+which gives no reason."""
 
 Made = TypeVar("Made")
 
@@ -39,7 +41,8 @@ def tried(call: Callable[[], Made]) -> tuple[Made | None, str]:
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
-        return None, str(error).partition("\n")[0] or type(error).__name__
+        said = str(error).partition("\n")[0]
+        return None, said.partition("DefaultCPUAllocator: ")[2] or said or type(error).__name__
 
 
 def release() -> None:
@@ -59,12 +62,8 @@ def used(device: str = "cpu", pid: int | str = "self") -> int:
 
 
 def peak(device: str = "cpu") -> int:
-    """The most that was in use since `forget_peak`, or ever where that does nothing (systems other than Linux)."""
-    if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated()
-    if sys.platform == "linux":
-        return _status("VmHWM")
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if sys.platform == "darwin" else 0
+    """The most that was in use since `forget_peak`; 0 where a processor's system does not say."""
+    return torch.cuda.max_memory_allocated() if device.startswith("cuda") else _status("VmHWM")
 
 
 def forget_peak(device: str = "cpu") -> None:

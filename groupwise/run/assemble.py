@@ -62,6 +62,12 @@ class Job:
     notes: list[str]
     empty_steps: int = 0
 
+    def lowered(self) -> dict[str, float]:
+        """The settings that want of memory has lowered, with their present values."""
+        most = most_rows(self.run, isinstance(self.engine, Kernels))
+        rows = {} if self.engine.max_rows == most else {"max_rows": self.engine.max_rows}
+        return {name: float(value) for name, value in (self.learner.budget.lowered() | rows).items()}
+
 
 def base_of(run: Run) -> str | Path:
     """Where the base policy lies: the run's model, or the one shipped for the task."""
@@ -118,6 +124,7 @@ def _job(run: Run, folder: Path, task: Task, method: Method, learner: Learner, g
     prompts = fill(task.train, policy.tokenizer, run.template, limit)
     heldout = fill(task.heldout[: run.eval_prompts], policy.tokenizer, run.template, limit)
     engine = engine_of(policy, learner.scorer.compiled if isinstance(learner.scorer, KernelScorer) else None, workers)
+    engine.max_rows = most_rows(run, isinstance(engine, Kernels))
     sampler = Sampler(method, engine, grader, policy, prompts, sampling, prompts_per_step=run.prompts_per_step,
                       group_size=run.group_size, seed=run.seed, environment=task.environment, learner=learner,
                       context_limit=context)
@@ -163,12 +170,18 @@ def engine_of(policy: Policy, compiled: Compiled | None = None, workers: Workers
     return (Graphs if on_gpu else Native)(policy, max_rows=MOST_ROWS)
 
 
+def most_rows(run: Run, kernels: bool) -> int:
+    """Completions that are sampled at a time."""
+    return run.sampling.max_rows or (CACHES if kernels else MOST_ROWS)
+
+
 def settings_of(run: Run, method: Method) -> Settings:
     """The learner's settings; a schedule spans all optimiser steps of the run."""
     own = run.learner
     return Settings(lr=own.lr, value_lr=own.value_lr, schedule=own.schedule, warmup_steps=own.warmup_steps,
                     total_steps=run.steps * method.update.steps, weight_decay=own.weight_decay, betas=own.betas,
-                    grad_clip=own.grad_clip, micro_tokens=own.micro_tokens, temperature=run.sampling.temperature,
+                    grad_clip=own.grad_clip, micro_tokens=own.micro_tokens, logit_chunk=own.logit_chunk,
+                    fixed_cut=method.objective.depends_on_microbatches, temperature=run.sampling.temperature,
                     precision=getattr(torch, own.dtype))
 
 

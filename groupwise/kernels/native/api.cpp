@@ -48,13 +48,18 @@ class EngineOf : public Engine {
     ticket->temperature = temperature;
     ticket->chunks = chunks_of<T>(in, chunk_rows_, threads_);
     ticket->dealt = deal(ticket->chunks, threads_);
-    for (auto& chunk : ticket->chunks) chunk.kept = borrow();
-    in_threads(threads_, [&](int t) {
-      for (int c : ticket->dealt[t]) {
-        ticket->chunks[c].build(model_, in);
-        ticket->chunks[c].forward(model_, temperature, out, keep, rooms_[t]);
-      }
-    });
+    try {
+      for (auto& chunk : ticket->chunks) chunk.kept = borrow();
+      in_threads(threads_, [&](int t) {
+        for (int c : ticket->dealt[t]) {
+          ticket->chunks[c].build(model_, in);
+          ticket->chunks[c].forward(model_, temperature, out, keep, rooms_[t]);
+        }
+      });
+    } catch (...) {
+      drop(ticket.release());
+      throw;
+    }
     if (keep) return ticket.release();
     drop(ticket.release());
     return this;
@@ -77,7 +82,8 @@ class EngineOf : public Engine {
 
   void drop(void* given) override {
     std::unique_ptr<Ticket> ticket(static_cast<Ticket*>(given));
-    for (size_t i = ticket->chunks.size(); i-- > 0;) give_back(ticket->chunks[i].kept);
+    for (size_t i = ticket->chunks.size(); i-- > 0;)
+      if (ticket->chunks[i].kept) give_back(ticket->chunks[i].kept);
   }
 
   // The first thread's sums += those of the others, in their order; theirs begin anew.
@@ -104,11 +110,15 @@ class EngineOf : public Engine {
     model_.reach(longest + w.max_tokens);
     auto found = std::make_unique<Shares>();
     std::vector<int> at = cuts(w, threads_);
-    for (int t = 0; t < threads_; t++) {
-      std::vector<Arena*> some;
-      for (int i = 0; i < PARTS_OF_CACHES; i++) some.push_back(borrow());
-      found->memory.insert(found->memory.end(), some.begin(), some.end());
-      found->samplers.push_back(std::make_unique<Sampler<T>>(model_, w, at[t], at[t + 1], some));
+    try {
+      for (int t = 0; t < threads_; t++) {
+        std::vector<Arena*> some;
+        for (int i = 0; i < PARTS_OF_CACHES; i++) found->memory.push_back(borrow()), some.push_back(found->memory.back());
+        found->samplers.push_back(std::make_unique<Sampler<T>>(model_, w, at[t], at[t + 1], some));
+      }
+    } catch (...) {
+      end(found.release());
+      throw;
     }
     return found.release();
   }
