@@ -11,7 +11,8 @@ from groupwise.core.rollout import Context, Episode, Group, Prompt, Rollout, Tur
 from groupwise.core.services import Request, Sampling
 from groupwise.core.verdict import Component, Verdict
 from groupwise.engines.native import Native
-from groupwise.learner.learner import Learner, Settings
+from groupwise.learner.learner import Learner
+from groupwise.learner.settings import Settings
 from groupwise.models.build import character_tokenizer, random_policy
 from groupwise.models.load import Policy, policy_of
 from groupwise.objective.batch import pack

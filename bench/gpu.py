@@ -26,7 +26,8 @@ from groupwise.core.rollout import Completion, Context, Episode, Group, Prompt, 
 from groupwise.core.services import Request, Sampling
 from groupwise.core.verdict import Component, Verdict
 from groupwise.engines.graphs import Graphs
-from groupwise.learner.learner import Learner, Settings
+from groupwise.learner.learner import Learner
+from groupwise.learner.settings import Settings
 from groupwise.methods import METHODS
 from groupwise.models.build import character_tokenizer
 from groupwise.models.load import Policy, policy_of

@@ -49,7 +49,8 @@ def measure(point: dict[str, Any]) -> dict[str, float]:
     from groupwise.core.services import Request, Sampling
     from groupwise.core.verdict import Component, Verdict
     from groupwise.learner.compiled import KernelScorer
-    from groupwise.learner.learner import Learner, Settings
+    from groupwise.learner.learner import Learner
+    from groupwise.learner.settings import Settings
     from groupwise.methods import METHODS
     from groupwise.models.build import character_tokenizer, random_policy
     from groupwise.models.load import policy_of

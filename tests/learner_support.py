@@ -9,7 +9,8 @@ from run_support import tiny_policy
 
 from groupwise.core.rollout import Completion, Context, Episode, Group, Prompt, Rollout, Span, Turn
 from groupwise.core.verdict import Component, Verdict
-from groupwise.learner.learner import Learner, Settings
+from groupwise.learner.learner import Learner
+from groupwise.learner.settings import Settings
 from groupwise.objective.batch import pack
 
 HINT = (5, 6, 7)

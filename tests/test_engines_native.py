@@ -7,7 +7,8 @@ import torch
 from groupwise.core.keyed import fold
 from groupwise.core.rollout import Completion, Context, VersionSpan
 from groupwise.core.services import Request, Sampling
-from groupwise.engines.native import Native, draw
+from groupwise.engines.draw import draw
+from groupwise.engines.native import Native
 from groupwise.errors import EngineError
 from groupwise.models.build import FAMILIES, character_tokenizer, random_policy
 from groupwise.models.head import sampling_logp

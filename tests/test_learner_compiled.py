@@ -9,7 +9,8 @@ from test_learner_gradients import CASES, LONGEST
 
 from groupwise.errors import ObjectiveError
 from groupwise.kernels.library import Compiled
-from groupwise.learner.learner import Learner, Models, Settings
+from groupwise.learner.learner import Learner
+from groupwise.learner.settings import Models, Settings
 from groupwise.methods import METHODS
 from groupwise.models.build import character_tokenizer
 from groupwise.models.head import Want

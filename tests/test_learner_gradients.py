@@ -7,7 +7,7 @@ from learner_support import autograd, each, exact, gradient, groups_of, learner_
 from run_support import tiny_policy
 
 from groupwise.learner import forward
-from groupwise.learner.learner import Models
+from groupwise.learner.settings import Models
 from groupwise.methods import METHODS
 from groupwise.methods.update import Minibatches
 from groupwise.objective import levels

@@ -21,8 +21,9 @@ from groupwise.engines.native import Native
 from groupwise.errors import ConfigError
 from groupwise.lab.cuts import Shares
 from groupwise.learner.forward import lengths
-from groupwise.learner.learner import Learner, Models, Settings
+from groupwise.learner.learner import Learner
 from groupwise.learner.routes import laid_out
+from groupwise.learner.settings import Models, Settings
 from groupwise.methods import METHODS
 from groupwise.methods.update import Minibatches
 from groupwise.models.load import save

@@ -8,7 +8,7 @@ from run_support import tiny_policy
 from groupwise.core.rollout import Context
 from groupwise.errors import CheckpointError, ObjectiveError, TrainingError
 from groupwise.learner import checkpoint
-from groupwise.learner.learner import Models, Settings
+from groupwise.learner.settings import Models, Settings
 from groupwise.methods import METHODS
 from groupwise.models.load import load
 from groupwise.objective.aggregate import TokenMean

@@ -13,7 +13,7 @@ from groupwise.core.services import Request, Sampling
 from groupwise.engines.native import Native
 from groupwise.errors import CheckpointError, ConfigError
 from groupwise.learner import checkpoint
-from groupwise.learner.learner import Models
+from groupwise.learner.settings import Models
 from groupwise.methods import METHODS
 from groupwise.models import adapter, blocks
 from groupwise.models.adapter import Lora

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from groupwise.errors import ConfigError
 from groupwise.learner import checkpoint
-from groupwise.learner.learner import Models
+from groupwise.learner.settings import Models
 from groupwise.methods import METHODS
 from groupwise.models import adapter, bits, blocks
 from groupwise.models.build import character_tokenizer, random_policy

@@ -91,7 +91,7 @@ def test_scores_equal_the_naive_way_in_value_and_gradient(chunk, temperature):
     head = model.get_output_embeddings().weight
     weights = torch.randn(3, 11, generator=draw, dtype=torch.float64)
 
-    got = score(trunk, hidden, targets, temperature=temperature, want=Want(entropy=True, sum_p2=True, hidden=True), chunk=chunk)
+    got = score(trunk, hidden, targets, temperature=temperature, want=Want(True, True, True, chunk))
     assert got.hidden is hidden
     want = naive(trunk.logits(hidden), targets, temperature)
     for ours, theirs in zip((got.logp, got.entropy, got.sum_p2), want, strict=True):
@@ -111,13 +111,13 @@ def test_the_logits_matrix_never_exists_as_a_whole(monkeypatch):
     targets = torch.zeros(50, dtype=torch.int64)
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
-        logp = score(trunk, hidden, targets, chunk=8 * 32).logp
+        logp = score(trunk, hidden, targets, want=Want(logit_chunk=8 * 32)).logp
     assert max(sizes) == 8
     assert sum(n for n in saved if n not in (50 * 32,)) <= 50 * 32 + 50 + 32 * 32  # rows of hidden states, no logits
     logp.sum().backward()
     assert len(sizes) == 2 * 7
     with torch.no_grad():
-        score(trunk, hidden, targets, chunk=8 * 32)
+        score(trunk, hidden, targets, want=Want(logit_chunk=8 * 32))
     assert len(sizes) == 3 * 7
 
 

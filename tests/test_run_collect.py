@@ -14,7 +14,8 @@ from groupwise.core.services import Plan, Services
 from groupwise.core.verdict import Component
 from groupwise.engines.native import Native
 from groupwise.errors import RolloutError, TrainingError
-from groupwise.learner.learner import Learner, Models, Settings
+from groupwise.learner.learner import Learner
+from groupwise.learner.settings import Models, Settings
 from groupwise.methods.method import Method
 from groupwise.objective.batch import pack
 from groupwise.run import metrics

@@ -8,7 +8,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from groupwise import cli
 from groupwise.errors import ConfigError, DataError
-from groupwise.learner.learner import Learner, Settings
+from groupwise.learner.learner import Learner
+from groupwise.learner.settings import Settings
 from groupwise.models.build import byte_pair_tokenizer, character_tokenizer, random_policy
 from groupwise.models.load import load, policy_of, save
 from groupwise.models.template import encode, template

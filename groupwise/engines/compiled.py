@@ -8,8 +8,9 @@ from torch import Tensor
 
 from groupwise.core.rollout import Completion, VersionSpan
 from groupwise.core.services import Sampling
-from groupwise.engines.native import STRIDE, Native, Row
+from groupwise.engines.native import STRIDE, Native
 from groupwise.engines.stops import StopStrings
+from groupwise.engines.waves import Row
 from groupwise.errors import EngineError
 from groupwise.kernels.library import Compiled, Sampled
 from groupwise.models.load import Policy
@@ -29,6 +30,9 @@ class Kernels(Native):
         """Take over the weights, as `Native` does."""
         super().load(weights, version=version)
         self.compiled.load()
+
+    def _rest(self) -> None:
+        self.compiled.rest()
 
     def _run(self, sampling: Sampling, rows: list[Row]) -> Iterator[tuple[tuple[int, int], Completion]]:
         if sampling.truncates:

@@ -10,8 +10,9 @@ import torch
 
 from groupwise.core.keyed import uniforms
 from groupwise.core.services import Sampling
-from groupwise.engines.native import Native, Row, Wave, draw
-from groupwise.models.head import sampling_logp
+from groupwise.engines.draw import drawn
+from groupwise.engines.native import Native, Wave
+from groupwise.engines.waves import Row
 from groupwise.models.routing import experts
 
 WARM = 3
@@ -80,10 +81,9 @@ class FixedWave(Wave):
         hidden, routes = self.engine.hidden(self.token[:, None], self.seen, self.next, self.cache)
         if routes is not None:
             self.routed.copy_(routes[:, 0])
-        logp = sampling_logp(self.engine.trunk.logits(hidden[:, -1]), self.sampling)
-        greedy = self.sampling.temperature == 0.0
-        self.token.copy_(logp.argmax(-1) if greedy else draw(logp, self.draws.index_select(0, self.count)[0]))
-        self.logp_of.copy_(logp.gather(-1, self.token[:, None])[:, 0])
+        token, logp = drawn(self.engine.trunk.logits(hidden[:, -1]), self.sampling, self.draws.index_select(0, self.count)[0])
+        self.token.copy_(token)
+        self.logp_of.copy_(logp)
         self.next += 1
         self.place += 1
         self.count += 1

@@ -1,20 +1,19 @@
 """Batched sampling from a Hugging Face causal language model in this process, on CPU or one GPU.
 
-How requests are batched is a function of the requests alone: those with equal `Sampling` go together (in order of first
-appearance), sorted by context length (stable), and are cut into waves of at most `max_rows` rows, at the boundary of a context
-where one fits. A wave is prefilled once per distinct context, sampled to its end, and shrinks as rows finish. Random numbers
-are keyed by stream and position, so a completion depends on batching only through the rounding of logits.
+A wave (`waves`) is prefilled once per distinct context, sampled to its end, and shrinks as rows finish. Random numbers
+are keyed by stream and position, so a completion depends on batching only through the rounding of logits. Where memory runs out,
+`max_rows` is halved for good, and the wave is made again in parts.
 """
 
+import logging
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from groupwise.core.keyed import uniforms
@@ -22,27 +21,21 @@ from groupwise.core.rollout import Completion, VersionSpan
 from groupwise.core.services import Request, Sampling
 from groupwise.core.verdict import Finish
 from groupwise.engines.cache import RowCache, window_of
+from groupwise.engines.draw import drawn
 from groupwise.engines.routes import Routes
 from groupwise.engines.stops import StopStrings
+from groupwise.engines.waves import Row, waves_of
 from groupwise.errors import EngineError
-from groupwise.models.head import Trunk, sampling_logp
+from groupwise.models.head import Trunk
 from groupwise.models.load import Policy, context_limit
+from groupwise.models.memory import release, tried
 
+logger = logging.getLogger(__name__)
 STRIDE = 4
 """Steps between two looks for finished rows: what is sampled after an end is thrown away, so results do not depend on it."""
 
 SHRINK = 0.125
 """The share of rows that must have finished before the batch is compacted."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One completion to make: sample `sample` of request `request`."""
-
-    request: int
-    sample: int
-    context: tuple[int, ...]
-    stream: int
 
 
 class Native:
@@ -79,8 +72,18 @@ class Native:
         began = time.perf_counter()
         self.stats = {"tokens": 0.0, "seconds": 0.0, "prefill_tokens": 0.0, "steps": 0.0}
         found: dict[tuple[int, int], Completion] = {}
-        for sampling, wave in _waves(requests, self.max_rows if self.in_waves else sys.maxsize, self.alike):
-            found.update(self._run(sampling, wave))
+        waves = list(waves_of(requests, self.max_rows if self.in_waves else sys.maxsize, self.alike))[::-1]
+        while waves:
+            sampling, rows = waves.pop()
+            if self.in_waves and len(rows) > self.max_rows:  # which has become less
+                waves += [(sampling, rows[self.max_rows:]), (sampling, rows[:self.max_rows])]
+                continue
+            made, said = tried(partial(self._made, sampling, rows))
+            if made is None:
+                self._halve(min(len(rows), self.max_rows), said)
+                waves.append((sampling, rows))
+            else:
+                found.update(made)
         self.stats["tokens"] = float(sum(len(c.tokens) for c in found.values()))
         self.stats["seconds"] = time.perf_counter() - began
         return [[found[i, s] for s in range(len(request.streams))] for i, request in enumerate(requests)]
@@ -121,6 +124,24 @@ class Native:
         if self.context_limit is not None and length + wanted > self.context_limit:
             raise EngineError(f"a context of {length} tokens with max_tokens {wanted} exceeds the model's {self.context_limit} "
                               "positions; lower sampling.max_tokens or drop the prompt")
+
+    def _made(self, sampling: Sampling, rows: list[Row]) -> dict[tuple[int, int], Completion]:
+        return dict(self._run(sampling, rows))
+
+    def _halve(self, rows: int, said: str) -> None:
+        """Sample fewer rows at a time from now on. EngineError: one is too much."""
+        release()
+        self._rest()
+        if rows == 1:
+            raise EngineError(f"out of memory in sampling one completion ({said}): its cache and logits do not fit beside the "
+                              "weights; lower sampling.max_tokens, or take a smaller model")
+        before, self.max_rows = self.max_rows, -(-rows // 2)
+        logger.warning("out of memory in sampling %d completions at a time (%s): they are sampled again with max_rows=%d "
+                       "(before: %d), which changes them by rounding at most; to begin with it: --max-rows %d", rows, said,
+                       self.max_rows, before, self.max_rows)
+
+    def _rest(self) -> None:
+        """Give working memory back; modules keep none."""
 
     def _wave(self, sampling: Sampling, rows: list[Row]) -> "Wave":
         return Wave(self, sampling, rows)
@@ -211,13 +232,7 @@ class Wave:
 
     def sample(self) -> None:
         """Draw the next token of every row in the batch."""
-        logp = sampling_logp(self.logits, self.sampling)
-        if self.sampling.temperature == 0.0:
-            token = self.logits.argmax(-1)
-        else:
-            uniform = torch.from_numpy(uniforms(self.streams, self.position)).to(self.device)
-            token = draw(logp, uniform)
-        self.take(token, logp.gather(-1, token[:, None])[:, 0])
+        self.take(*drawn(self.logits, self.sampling, torch.from_numpy(uniforms(self.streams, self.position)).to(self.device)))
 
     def take(self, token: Tensor, logp: Tensor) -> None:
         """The next token of every row, with its log-prob."""
@@ -263,35 +278,3 @@ class Wave:
         self.streams = self.streams[kept]
         self.next, self.block_last = self.next[on_device], self.block_last[on_device]
         self.show()
-
-
-def draw(logp: Float[Tensor, "n v"], uniform: Float64[Tensor, " n"]) -> Int[Tensor, " n"]:
-    """One token per row by the inverse of the cumulative distribution; a token of probability zero is never drawn."""
-    cumulative = torch.cumsum(logp.exp(), -1, dtype=torch.float64)
-    total = cumulative[:, -1]
-    target = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(cumulative, target[:, None], right=True)[:, 0]
-
-
-def _waves(requests: Sequence[Request], max_rows: int, alike: bool = False) -> Iterator[tuple[Sampling, list[Row]]]:
-    """The batches, as the module's docstring says; with `alike` only contexts of one length go together."""
-    groups: dict[Sampling, dict[tuple[int, ...], list[Row]]] = {}
-    for i, request in enumerate(requests):
-        context = request.context.tokens
-        rows = [Row(i, s, context, stream) for s, stream in enumerate(request.streams)]
-        groups.setdefault(request.sampling, {}).setdefault(context, []).extend(rows)
-    for sampling, contexts in groups.items():
-        wave: list[Row] = []
-        filled = 0
-        for context in sorted(contexts, key=len):
-            rows = contexts[context]
-            if wave and (filled + len(rows) > max_rows or (alike and len(context) != len(wave[0].context))):
-                yield sampling, wave
-                wave, filled = [], 0
-            while len(rows) > max_rows:
-                yield sampling, rows[:max_rows]
-                rows = rows[max_rows:]
-            wave += rows
-            filled += len(rows)
-        if wave:
-            yield sampling, wave

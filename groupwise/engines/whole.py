@@ -10,7 +10,8 @@ import torch
 from groupwise.core.rollout import Context
 from groupwise.core.services import Request, Sampling
 from groupwise.engines.cache import window_of
-from groupwise.engines.native import Native, Row, Wave
+from groupwise.engines.native import Native, Wave
+from groupwise.engines.waves import Row
 from groupwise.errors import EngineError
 from groupwise.models.head import Trunk
 from groupwise.models.load import Policy

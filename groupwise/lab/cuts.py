@@ -15,7 +15,8 @@ from groupwise.core.keyed import generator
 from groupwise.errors import ConfigError
 from groupwise.lab.samples import LIVE, Sample
 from groupwise.lab.trials import Found, Slopes, Subject, apart, compared, gradient, leaves, live, prepared, weighed, worst
-from groupwise.learner.learner import Learner, Settings
+from groupwise.learner.learner import Learner
+from groupwise.learner.settings import Settings
 from groupwise.learner.work import AnyScorer, Outcome, Task
 from groupwise.methods.update import Minibatches
 from groupwise.models.head import Want

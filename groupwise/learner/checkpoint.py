@@ -40,7 +40,8 @@ def save(learner: Learner, folder: Path) -> dict[str, Any]:
         tensors[name] = tensor.clone() if tensor.data_ptr() in seen else tensor.contiguous()
         seen.add(tensor.data_ptr())
     save_file(tensors, folder / OPTIMISER)
-    return {"steps": learner.steps, "bad_steps": learner.bad_steps, "bad_in_a_row": learner.bad_in_a_row}
+    return {"steps": learner.steps, "bad_steps": learner.bad_steps, "bad_in_a_row": learner.bad_in_a_row,
+            "lowered": learner.budget.lowered()}
 
 
 @torch.no_grad()
@@ -60,3 +61,4 @@ def load(learner: Learner, folder: Path, counters: dict[str, Any]) -> None:
             learner.optimizer.state[parameter][key] = int(tensor) if whole else tensor.to(parameter.device)
     learner.steps, learner.bad_steps = int(counters["steps"]), int(counters["bad_steps"])
     learner.bad_in_a_row = int(counters["bad_in_a_row"])
+    learner.budget.lower(counters.get("lowered", {}))

@@ -1,8 +1,8 @@
 """The learner: who makes gradients. It scores batches, adds up gradients over micro-batches, and takes optimiser steps."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,71 +10,26 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from groupwise.core.rollout import Group
-from groupwise.core.services import ContextBuilder
 from groupwise.errors import ObjectiveError, TrainingError, nearest
-from groupwise.kernels.library import Compiled
+from groupwise.learner.budget import LESS, Budget
 from groupwise.learner.compiled import KernelScorer
-from groupwise.learner.forward import Scorer, deal
+from groupwise.learner.forward import Scorer, deal, lengths
 from groupwise.learner.observe import Meter
 from groupwise.learner.routes import with_routes, without_routes
+from groupwise.learner.settings import Compile, Models, Settings
 from groupwise.learner.work import Alone, AnyScorer, Outcome, Task, Team, assemble, work
 from groupwise.models import adapter, bits
 from groupwise.models.head import Trunk, ValueHead, Want
 from groupwise.models.load import Policy
+from groupwise.models.memory import tried
 from groupwise.objective.batch import Batch
 from groupwise.objective.objective import Objective
 from groupwise.objective.terms import Live
 
 PATIENCE = 3
 """Steps with a non-finite gradient in a row after which training stops."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How gradients are taken and applied. `total_steps` is the number of optimiser steps that a schedule spans,
-    `floor` the share of the rate that it never falls below; `value_lr` is the rate of a value head (0: `lr`), on the same
-    schedule; `optimizer` is adamw or adamw8bit, `router_aux` the coefficient of a mixture of experts' load-balancing loss.
-    """
-
-    lr: float = 6e-5
-    value_lr: float = 0.0
-    schedule: str = "constant"
-    warmup_steps: int = 0
-    total_steps: int = 1
-    floor: float = 0.0
-    weight_decay: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
-    grad_clip: float = 1.0
-    micro_tokens: int = 8192
-    temperature: float = 1.0
-    precision: torch.dtype = torch.float32
-    router_aux: float = 0.0
-    optimizer: str = "adamw"
-
-    def rate(self, step: int) -> float:
-        """The learning rate of the optimiser step with this index."""
-        if step < self.warmup_steps:
-            return self.lr * (step + 1) / self.warmup_steps
-        done = (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps)
-        left = {"constant": 1.0, "linear": 1.0 - done, "cosine": 0.5 * (1.0 + math.cos(math.pi * done))}[self.schedule]
-        return self.lr * max(self.floor, left)
-
-
-@dataclass
-class Models:
-    """Frozen models that may be asked for log-probs: the reference and named teachers, and contexts to score under.
-
-    The trained policy itself, as a frozen one, stands for itself without its adapters.
-    """
-
-    frozen: Mapping[str, Policy] = field(default_factory=dict)
-    contexts: Mapping[str, ContextBuilder] = field(default_factory=dict)
-
-
-Compile = Callable[[PreTrainedModel], Compiled]
 
 
 class Learner:
@@ -88,6 +43,9 @@ class Learner:
         self.policy, self.settings, self.policy_id = policy, settings, policy_id
         self.team: Team = team or Alone()
         self.models = models or Models()
+        self.budget = Budget(settings.micro_tokens, settings.logit_chunk, settings.fixed_cut)
+        if compile is not None:  # kernels have a way of their own with logits
+            self.budget.least = settings.logit_chunk
         self.device = next(policy.model.parameters()).device
         width = policy.model.config.get_text_config().hidden_size
         self.value_head = ValueHead(width).to(self.device) if "values" in needs else None
@@ -177,18 +135,47 @@ class Learner:
 
     def _pass(self, model: str, batch: Batch, want: Want) -> tuple[Live, np.ndarray, list[np.ndarray]]:
         """A pass over all sequences; and the sequences in the order in which they were run, with their routes if wanted."""
-        tasks = self._tasks(batch, range(batch.layout.size("sequence")), want, model)
-        outcomes = self.team.run(tasks, self.work)
-        places = np.concatenate([part for task in tasks for part in task.parts])
-        return assemble(batch, tasks, outcomes), places, [route for outcome in outcomes for route in outcome.routes]
+        every = np.arange(batch.layout.size("sequence"))
+
+        def scored() -> tuple[Live, np.ndarray, list[np.ndarray]]:
+            tasks = self._tasks(batch, every, want, model)
+            outcomes = self.team.run(tasks, self.work)
+            places = np.concatenate([part for task in tasks for part in task.parts])
+            return assemble(batch, tasks, outcomes), places, [route for outcome in outcomes for route in outcome.routes]
+
+        return self.budget.within(scored, self._rest, f"log-probs of the model {model!r}", lengths(batch))
+
+    def _rest(self) -> None:
+        """Give back the scorers' working memory."""
+        for scorer in (self.scorer, *self.frozen.values()):
+            scorer.rest()
 
     # ---- gradients ---------------------------------------------------------------------------------------------------
 
     def gradients(self, batch: Batch, objective: Objective) -> dict[str, float]:
-        """Add the gradient of a weighed minibatch to the parameters'; sequences that cannot have one are not run."""
+        """Add the gradient of a weighed minibatch to the parameters'; sequences that cannot have one are not run.
+
+        Where memory runs out it is made again with less at a time (`Budget`). TrainingError: one sequence alone does not fit.
+        """
         idle = objective.idle(batch) & ("micro" not in batch.layout.keys) & (not self.settings.router_aux)
+        chosen, size = np.flatnonzero(~idle), lengths(batch)
+        earlier = {name: p.grad.clone() for name, p in self.parameters.items() if p.grad is not None}
+
+        def undo() -> None:
+            self._rest()
+            self.discard()
+            for name, gradient in earlier.items():
+                self.parameters[name].grad = gradient.clone()
+
+        self.budget.fixed |= objective.depends_on_microbatches
+        stats = self.budget.within(lambda: self._taken(batch, objective, chosen), undo, "the gradient", size[chosen])
+        stats["idle_share"] = float(idle.mean())
+        return stats | {f"weights/{name}": float(w.values.double().sum()) for name, w in batch.weights.items()}
+
+    def _taken(self, batch: Batch, objective: Objective, chosen: np.ndarray) -> dict[str, float]:
+        """Add the gradient of the chosen sequences to the parameters'."""
         want = Want(entropy=True, sum_p2="sum_p2" in objective.needs, hidden="hidden:last" in objective.needs)
-        tasks, meter = self._tasks(batch, np.flatnonzero(~idle), want), Meter()
+        tasks, meter = self._tasks(batch, chosen, want), Meter()
         far = objective.reach in ("group", "step")
         first = self.team.run(tasks, self.work) if far or self.settings.router_aux else []
         tasks = [replace(task, balance=self._balance(first)) for task in tasks]
@@ -199,10 +186,7 @@ class Learner:
         for outcome in outcomes:
             meter.merge(outcome.meter)
         self.scorer.finish()
-        stats = meter.result()
-        stats["dropped_sequences"] = float(sum(outcome.lost for outcome in outcomes))
-        stats["idle_share"] = float(idle.mean())
-        return stats | {f"weights/{name}": float(w.values.double().sum()) for name, w in batch.weights.items()}
+        return meter.result() | {"dropped_sequences": float(sum(outcome.lost for outcome in outcomes))}
 
     def planned(self, batch: Batch, objective: Objective) -> Batch:
         """The minibatch as it is to be weighed: with its micro-batches, if the objective depends on them."""
@@ -237,7 +221,8 @@ class Learner:
 
     def _tasks(self, batch: Batch, chosen: Sequence[int] | np.ndarray, want: Want, model: str = "policy") -> list[Task]:
         """The chosen sequences, dealt to the processes of the team and cut into micro-batches."""
-        scorer, most = self._scorer_of(model), self.settings.micro_tokens
+        scorer, most = self._scorer_of(model), self.budget.micro_tokens
+        want = replace(want, logit_chunk=self.budget.logit_chunk)
         return [Task(batch, tuple(scorer.plan(batch, some, most)), want, model=model)
                 for some in deal(batch, chosen, self.team.size)]
 
@@ -246,7 +231,10 @@ class Learner:
         return work(self._scorer_of(task.model), task)
 
     def apply(self) -> dict[str, float]:
-        """Clip, step, clear. A non-finite gradient skips the step and is counted; three in a row stop the run."""
+        """Clip, step, clear. A non-finite gradient skips the step and is counted; three in a row stop the run.
+
+        TrainingError also where there is no memory for the optimiser's moments.
+        """
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters.values() if p.grad is not None])
         size, rate = float(norm), self.settings.rate(self.steps)
         if not math.isfinite(size):
@@ -262,7 +250,10 @@ class Learner:
                 torch.nn.utils.clip_grads_with_norm_(self.parameters.values(), self.settings.grad_clip, norm)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate * group["share"]
-            self.optimizer.step()
+            _, said = tried(self.optimizer.step)
+            if said:
+                raise TrainingError(f"out of memory in the optimiser step ({said}): AdamW keeps two moments of every trained "
+                                    f"parameter, of which there are {sum(p.numel() for p in self.parameters.values()):,}; {LESS}")
             self.scorer.refresh()
             self.discard()
         self.steps += 1

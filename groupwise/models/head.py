@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
@@ -22,6 +23,10 @@ from groupwise.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 _TOLERANCE = 1e-4
+LOGIT_CHUNK = 2**24
+_CACHED = 2**19
+_LEAST = -1e30
+"""A log-prob below all others that a probability of 0 can still be multiplied with."""
 
 
 class Trunk:
@@ -110,12 +115,15 @@ def _wide(head: nn.Module, hidden: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Want:
-    """What is asked for besides the log-prob of each target; `routes` are the experts of every position read."""
+    """What is asked for besides the log-prob of each target, and how many logits may exist at a time (at least a row of them);
+    `routes` are the experts of every position read.
+    """
 
     entropy: bool = False
     sum_p2: bool = False
     hidden: bool = False
     routes: bool = False
+    logit_chunk: int = LOGIT_CHUNK
 
 
 @dataclass
@@ -129,10 +137,10 @@ class Scores:
 
 
 def score(trunk: Trunk, hidden: Float[Tensor, "n h"], targets: Int[Tensor, " n"], *, temperature: float = 1.0,
-          want: Want = Want(), chunk: int = 2**24) -> Scores:
+          want: Want = Want()) -> Scores:
     """Log-probs of targets under softmax(logits / temperature), and what else is wanted; all differentiable.
 
-    At most `chunk` logits exist at a time (at least one row); with gradients each chunk is recomputed in the backward.
+    At most `want.logit_chunk` logits exist at a time; with gradients each chunk is recomputed in the backward.
     Computed in fp32 (fp64 stays). ConfigError: a temperature that is not positive; hidden states wanted of an unsplit model.
     """
     if not temperature > 0.0:
@@ -141,12 +149,10 @@ def score(trunk: Trunk, hidden: Float[Tensor, "n h"], targets: Int[Tensor, " n"]
         raise ConfigError(f"hidden states are wanted, but {type(trunk.model).__name__} cannot be split into trunk and head")
 
     def part(rows: Tensor, target: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        logp = torch.log_softmax(_upcast(trunk.logits(rows)) / temperature, dim=-1)
-        p = logp.exp() if want.entropy or want.sum_p2 else logp
-        return (logp.gather(-1, target[:, None]).squeeze(-1), -(p * logp).sum(-1) if want.entropy else None,
-                p.square().sum(-1) if want.sum_p2 else None)
+        scored = _Moments.apply(trunk.logits(rows), target, temperature, want.entropy, want.sum_p2)  # type: ignore[no-untyped-call]
+        return scored[0], scored[1] if want.entropy else None, scored[2] if want.sum_p2 else None
 
-    size = max(1, chunk // trunk.vocabulary)
+    size = max(1, want.logit_chunk // trunk.vocabulary)
     pieces = list(zip(torch.split(hidden, size), torch.split(targets, size), strict=True))
     recompute = torch.is_grad_enabled() and len(pieces) > 1
     done = [checkpoint(part, rows, target, use_reentrant=False, preserve_rng_state=False) if recompute else part(rows, target)
@@ -154,6 +160,60 @@ def score(trunk: Trunk, hidden: Float[Tensor, "n h"], targets: Int[Tensor, " n"]
     logp, entropy, sum_p2 = zip(*done, strict=True)
     return Scores(torch.cat(logp), torch.cat(entropy) if want.entropy else None, torch.cat(sum_p2) if want.sum_p2 else None,
                   hidden if want.hidden else None)
+
+
+class _Moments(torch.autograd.Function):
+    """Log-prob of a target, entropy and sum of squared probabilities of softmax(logits / temperature), [n] each.
+
+    With z the logits over the temperature and lse their logsumexp:
+
+        logp = z_t - lse     H = -sum p (z - lse)     s = sum p^2
+        d z  = p (2 ds (p - s) - dlogp - dH (z - lse + H)) + onehot_t dlogp
+
+    Composed of torch's own functions it would keep and make about eight matrices of the logits' size; here it is the logits and
+    their gradient, and what comes between is made for a few rows at a time.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, target: Tensor, temperature: float, entropy: bool, sum_p2: bool) -> tuple[Tensor, ...]:
+        out = _upcast(logits.new_empty(0)).new_zeros(4, len(logits))
+        for at in _rows(logits):
+            z = _upcast(logits[at]) / temperature
+            lse = torch.logsumexp(z, -1)
+            out[0, at], out[3, at] = z.gather(-1, target[at, None])[:, 0] - lse, lse
+            if entropy or sum_p2:
+                p = torch.exp(z.sub_(lse[:, None]).clamp_(min=_LEAST))
+                out[1, at], out[2, at] = -(p * z).sum(-1), p.square_().sum(-1) if sum_p2 else 0.0
+        ctx.save_for_backward(logits, target, out)
+        ctx.temperature = temperature
+        ctx.set_materialize_grads(False)
+        return out[0], out[1], out[2]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *slopes: Tensor | None) -> tuple[Tensor | None, ...]:
+        logits, target, out = ctx.saved_tensors
+        slope = torch.empty_like(logits)
+        for at in _rows(logits):
+            dlogp, dentropy, dsum = (None if given is None else given[at, None] for given in slopes)
+            z = (_upcast(logits[at]) / ctx.temperature).sub_(out[3, at, None]).clamp_(min=_LEAST)
+            p = z.exp()
+            factor = torch.zeros_like(z) if dlogp is None else -dlogp.expand_as(z)
+            if dentropy is not None:
+                factor = factor - dentropy * z.add_(out[1, at, None])
+            if dsum is not None:
+                factor = factor + 2.0 * dsum * (p - out[2, at, None])
+            p.mul_(factor)
+            if dlogp is not None:
+                p.scatter_add_(-1, target[at, None], dlogp)
+            slope[at] = p.div_(ctx.temperature)
+        return slope, None, None, None, None
+
+
+def _rows(logits: Tensor) -> list[slice]:
+    """Some rows at a time on a processor, as many as its cache holds; a GPU is better off with all at once."""
+    most = len(logits) if logits.is_cuda else max(1, _CACHED // logits.shape[-1])
+    return [slice(at, at + most) for at in range(0, len(logits), max(1, most))]
 
 
 def sampling_logp(logits: Float[Tensor, "b v"], sampling: Sampling) -> Float[Tensor, "b v"]:

@@ -22,7 +22,8 @@ from groupwise.errors import ConfigError, DataError
 from groupwise.kernels.build import Library, find
 from groupwise.kernels.library import Compiled, unsupported
 from groupwise.learner.compiled import KernelScorer
-from groupwise.learner.learner import Compile, Learner, Models, Settings
+from groupwise.learner.learner import Learner
+from groupwise.learner.settings import Compile, Models, Settings
 from groupwise.methods.method import Method
 from groupwise.models import routing
 from groupwise.models.head import Trunk
@@ -66,6 +67,11 @@ class Job:
     sampling: Sampling
     notes: list[str]
     empty_steps: int = 0
+
+    def lowered(self) -> dict[str, float]:
+        """The settings that want of memory has lowered, with their present values."""
+        rows = {} if self.engine.max_rows == most_rows(self.run) else {"max_rows": self.engine.max_rows}
+        return {name: float(value) for name, value in (self.learner.budget.lowered() | rows).items()}
 
 
 def base_of(run: Run) -> str | Path:
@@ -131,6 +137,7 @@ def _job(run: Run, folder: Path, task: Task, method: Method, learner: Learner, g
     given = {"training": task.train, "held-out": task.heldout[: run.eval_prompts]}
     prompts, heldout = (_fitting(run, part, policy, context) for part in given.values())
     engine = engine_of(policy, learner.scorer.compiled if isinstance(learner.scorer, KernelScorer) else None, workers)
+    engine.max_rows = most_rows(run)
     sampler = Sampler(method, engine, grader, policy, prompts, sampling, prompts_per_step=run.prompts_per_step,
                       group_size=run.group_size, seed=run.seed, environment=task.environment, learner=learner,
                       context_limit=context)
@@ -223,12 +230,18 @@ def engine_of(policy: Policy, compiled: Compiled | None = None, workers: Workers
     return (Graphs if on_gpu else Native)(policy, max_rows=MOST_ROWS, trunk=trunk)
 
 
+def most_rows(run: Run) -> int:
+    """Completions that are sampled at a time."""
+    return run.sampling.max_rows or MOST_ROWS
+
+
 def settings_of(run: Run, method: Method) -> Settings:
     """The learner's settings; a schedule spans all optimiser steps of the run."""
     own = run.learner
     return Settings(lr=own.lr, value_lr=own.value_lr, schedule=own.schedule, warmup_steps=own.warmup_steps,
                     total_steps=run.steps * method.update.steps, weight_decay=own.weight_decay, betas=own.betas,
-                    grad_clip=own.grad_clip, micro_tokens=own.micro_tokens, temperature=run.sampling.temperature,
+                    grad_clip=own.grad_clip, micro_tokens=own.micro_tokens, logit_chunk=own.logit_chunk,
+                    fixed_cut=method.objective.depends_on_microbatches, temperature=run.sampling.temperature,
                     precision=torch.float32 if own.dtype == own.weights else getattr(torch, own.dtype), router_aux=own.router_aux,
                     optimizer=own.optimizer)
 

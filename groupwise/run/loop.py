@@ -56,7 +56,7 @@ def loop(job: Job, start: int, record: Record, console: Console, checkpoints: Ch
                 stats.append(method.update.step(learner, weighed, objective))  # the gradient
         job.engine.load(learner.weights(), version=step + 1)
         job.state.after_update(sampler)
-        seen, timing = metrics.of_step(sampler.tally, stats, objective, factors), _timing(job, began, collected)
+        seen, timing = metrics.of_step(sampler.tally, stats, objective, factors) | job.lowered(), _timing(job, began, collected)
         console.log(step + 1, seen, timing)
         alarms(job, seen, console)
         last = step + 1 == run.steps
@@ -92,7 +92,8 @@ def _state(job: Job, folder: Path, record: Record) -> dict[str, Any]:
     """Write the learner into a checkpoint's folder; the rest of the run's state as JSON values."""
     counters = learner_checkpoint.save(job.learner, folder)
     return {"learner": counters, "sampler": job.sampler.state_dict(), "method": job.state.state_dict(),
-            "record": record.sizes(), "version": job.engine.version, "meta": dict(meta(job)), "empty_steps": job.empty_steps}
+            "record": record.sizes(), "version": job.engine.version, "meta": dict(meta(job)), "empty_steps": job.empty_steps,
+            "max_rows": int(job.lowered().get("max_rows", 0))}
 
 
 def train(run: Run, root: Path = Path("runs")) -> Path:
@@ -152,6 +153,7 @@ def resume(folder: Path, *, accept_equation: bool = False) -> Path:
         job.sampler.load_state_dict(state["sampler"])
         job.state.load_state_dict(state["method"])
         job.engine.version, job.empty_steps = state["version"], int(state["empty_steps"])
+        job.engine.max_rows = int(state.get("max_rows", 0)) or job.engine.max_rows
         problems += [f"{name} was {old} when the checkpoint was made and is {meta(job)[name]} now: the run goes on, but no "
                      "longer bit for bit" for name, old in state["meta"].items() if meta(job)[name] != old]
         _go(job, int(state["step"]), state["record"], [*problems, *news])

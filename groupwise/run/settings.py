@@ -32,6 +32,8 @@ class SamplingSettings:
     """Off (0) in training."""
     min_p: float = 0.0
     """Off (0) in training."""
+    max_rows: int = 0
+    """Completions sampled at a time, at most, a matter of memory and speed; 0: 256 (with kernels 288, contexts counted)."""
     stop: tuple[str, ...] = ()
     """Texts that end a completion, besides the model's own end tokens."""
 
@@ -57,6 +59,8 @@ class LearnerSettings:
     micro_tokens: int = 0
     """Tokens (padded, without kernels) of one forward and backward pass, a matter of memory and speed, never of the result;
     0: 1024 on a processor, 1280 with kernels (measured best there), 16384 on a GPU."""
+    logit_chunk: int = 2**24
+    """Logits that exist at a time in the learner, at most (at least those of one token), a matter of memory and speed."""
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"
     """adamw8bit keeps its moments in 8 bits: 2 bytes a parameter instead of 8 (extra `bitsandbytes`)."""
     checkpointing: bool = False
@@ -197,6 +201,7 @@ def _check_weights(weights: Mapping[str, Any]) -> None:
 
 def _check_sampling(sampling: SamplingSettings) -> None:
     _least("sampling.max_tokens", sampling.max_tokens, 0, "0: what the task suggests")
+    _least("sampling.max_rows", sampling.max_rows, 0, "0: as the engine likes best")
     if not sampling.temperature > 0.0:
         raise ConfigError(f"sampling.temperature={sampling.temperature} in training: a greedy group is one completion many "
                           "times, with nothing to compare; take a temperature above 0, such as 1 (evaluations are greedy anyhow)")
@@ -212,6 +217,7 @@ def _check_learner(learner: LearnerSettings) -> None:
     for name in ("warmup_steps", "weight_decay", "grad_clip", "router_aux", "threads", "workers"):
         _least(name, getattr(learner, name), 0)
     _least("micro_tokens", learner.micro_tokens, 0)
+    _least("logit_chunk", learner.logit_chunk, 1)
     if learner.workers > 1 and learner.compute == "kernels":
         raise ConfigError(f"workers={learner.workers} and compute=kernels: kernels share the work among threads of one process; "
                           f"take workers=1 and threads={learner.workers}, or compute=modules")

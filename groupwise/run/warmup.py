@@ -20,7 +20,8 @@ from groupwise.core.rollout import Group
 from groupwise.core.services import Sampling
 from groupwise.engines.native import Native
 from groupwise.errors import ConfigError, DataError, nearest
-from groupwise.learner.learner import Compile, Learner, Settings
+from groupwise.learner.learner import Learner
+from groupwise.learner.settings import Compile, Settings
 from groupwise.models.build import byte_pair_tokenizer, character_tokenizer, random_policy
 from groupwise.models.load import Policy, context_limit, load, policy_of, save
 from groupwise.models.template import encode, fill, template

@@ -1,7 +1,8 @@
 """A process that shares another one's work: `python -m groupwise.run.worker SOCKET MEMORY`, two inherited descriptors.
 
-It answers ("setup", Setup), ("work", (Task, whether the method's own objective is meant)) and ("generate", (version, requests))
-with ("done", ...) or ("raised", (class, message, traceback)), and ends when the other end of the socket is closed.
+It answers ("setup", Setup), ("work", (Task, whether the method's own objective is meant)) and ("generate", (version, max_rows,
+requests)) with ("done", ...), with ("full", message) if memory ran out, or with ("raised", (class, message, traceback)), and ends
+when the other end of the socket is closed.
 """
 
 import contextlib
@@ -10,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +21,7 @@ from groupwise.core.rollout import Completion
 from groupwise.core.services import Request
 from groupwise.engines.native import Native
 from groupwise.learner.work import Outcome, Task
+from groupwise.models.memory import release, tried
 from groupwise.run import shared
 from groupwise.run.assemble import engine_of, learner_of
 from groupwise.run.compose import method_of
@@ -49,10 +52,11 @@ class Copy:
         self.learner.discard()
         return outcome, list(found)
 
-    def generate(self, version: int, requests: Sequence[Request]) -> tuple[list[list[Completion]], dict[str, float]]:
-        """Completions and the engine's statistics."""
-        self.engine.version = version
-        return self.engine.generate(requests), self.engine.stats
+    def generate(self, version: int, max_rows: int,
+                 requests: Sequence[Request]) -> tuple[list[list[Completion]], dict[str, float], int]:
+        """Completions, the engine's statistics, and how many rows at a time there was memory for."""
+        self.engine.version, self.engine.max_rows = version, max_rows
+        return self.engine.generate(requests), self.engine.stats, self.engine.max_rows
 
 
 def serve(end: socket.socket, memory: int) -> None:
@@ -60,15 +64,19 @@ def serve(end: socket.socket, memory: int) -> None:
     copy: Copy | None = None
     while True:
         name, given = shared.receive(end)
-        answer: Any = None
         try:
             if name == "setup":
                 copy = Copy(given, memory)
-            elif copy is not None:
-                answer = copy.work(*given) if name == "work" else copy.generate(*given)
-            reply: tuple[str, Any] = ("done", answer)
+                reply: tuple[str, Any] = ("done", None)
+            else:
+                assert copy is not None
+                answer, said = tried(partial(copy.work if name == "work" else copy.generate, *given))
+                reply = ("full", said) if said else ("done", answer)
         except Exception as error:
             reply = ("raised", (type(error).__name__, str(error), traceback.format_exc()))
+        if reply[0] == "full" and copy is not None:
+            copy.learner.discard()
+            release()
         shared.send(end, reply)
 
 

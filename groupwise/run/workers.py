@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -27,6 +28,7 @@ from groupwise.errors import GroupwiseError, TrainingError
 from groupwise.learner.learner import Learner
 from groupwise.learner.work import Outcome, Task
 from groupwise.models.load import Policy
+from groupwise.models.memory import tried
 from groupwise.objective.objective import Objective
 from groupwise.run import shared
 from groupwise.run.settings import Run
@@ -85,7 +87,8 @@ class Worker:
     def answer(self, seconds: float) -> Any:
         """The reply to the last request, after those to all before it.
 
-        What the worker raised is raised here, with its class if it is one of ours. TrainingError: it ended, or took too long.
+        What the worker raised is raised here, with its class if it is one of ours. MemoryError: it had none left, and goes on.
+        TrainingError: it ended, or took too long.
         """
         value = None
         while self.owed:
@@ -104,6 +107,8 @@ class Worker:
         self.owed -= 1
         if kind == "done":
             return value
+        if kind == "full":
+            raise MemoryError(f"in a worker process: {value}")
         name, message, trace = value
         if name in _ERRORS:
             raise _ERRORS[name](message)
@@ -170,9 +175,10 @@ class Workers:
 
     def generate(self, shares: Sequence[Sequence[Request]], engine: Native) -> list[tuple[list[list[Completion]], Stats]]:
         """One share of requests for each process, the first for this one's engine: completions and statistics."""
-        sent = [(engine.version, list(share)) if share else None for share in shares[1:]]
+        sent = [(engine.version, engine.max_rows, list(share)) if share else None for share in shares[1:]]
         first, answers = self._share("generate", lambda: (Native.generate(engine, shares[0]), engine.stats), sent)
-        return [first, *(answer or ([], {}) for answer in answers)]
+        engine.max_rows = min([engine.max_rows, *(rows for _, _, rows in filter(None, answers))])  # one that had to take fewer
+        return [first, *((answer[0], answer[1]) if answer else ([], {}) for answer in answers)]
 
     def close(self) -> None:
         """End the others."""
@@ -195,7 +201,10 @@ class Workers:
         return replace(task, objective=None if own else task.objective).alone(), own
 
     def _share(self, name: str, own: Callable[[], Made], sent: Sequence[Any]) -> tuple[Made, list[Any]]:
-        """Have the others do what is sent to each (None: nothing) while this process does its own; after an error all end."""
+        """Have the others do what is sent to each (None: nothing) while this process does its own; after an error all end.
+
+        MemoryError: one of them or this process had too little memory; all have answered, and can be asked again.
+        """
         if self.closed and self.size > 1:
             raise TrainingError("the worker processes of this run have ended: resume it")
         try:
@@ -203,13 +212,18 @@ class Workers:
                 if given is not None:
                     worker.ask(name, given)
             began = time.monotonic()
-            made = own()
-            seconds = max(PATIENCE, 10.0 * (time.monotonic() - began))
-            return made, [worker.answer(seconds) if given is not None else None
-                          for worker, given in zip(self.others, sent, strict=True)]
+            made, full = tried(own)
+            seconds, answers = max(PATIENCE, 10.0 * (time.monotonic() - began)), []
+            for worker, given in zip(self.others, sent, strict=True):
+                answer, said = tried(partial(worker.answer, seconds)) if given is not None else (None, "")
+                answers.append(answer)
+                full = full or said
         except BaseException:
             self.close()
             raise
+        if full:
+            raise MemoryError(full)
+        return made, answers  # type: ignore[return-value]
 
 
 class Split(Native):

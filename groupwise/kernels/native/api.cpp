@@ -48,13 +48,18 @@ class EngineOf : public Engine {
     ticket->temperature = temperature;
     ticket->chunks = chunks_of<T>(in, chunk_rows_, threads_);
     ticket->dealt = deal(ticket->chunks, threads_);
-    for (auto& chunk : ticket->chunks) chunk.kept = borrow();
-    in_threads(threads_, [&](int t) {
-      for (int c : ticket->dealt[t]) {
-        ticket->chunks[c].build(model_, in);
-        ticket->chunks[c].forward(model_, temperature, out, keep, rooms_[t]);
-      }
-    });
+    try {
+      for (auto& chunk : ticket->chunks) chunk.kept = borrow();
+      in_threads(threads_, [&](int t) {
+        for (int c : ticket->dealt[t]) {
+          ticket->chunks[c].build(model_, in);
+          ticket->chunks[c].forward(model_, temperature, out, keep, rooms_[t]);
+        }
+      });
+    } catch (...) {
+      drop(ticket.release());
+      throw;
+    }
     if (keep) return ticket.release();
     drop(ticket.release());
     return this;
@@ -77,7 +82,8 @@ class EngineOf : public Engine {
 
   void drop(void* given) override {
     std::unique_ptr<Ticket> ticket(static_cast<Ticket*>(given));
-    for (size_t i = ticket->chunks.size(); i-- > 0;) give_back(ticket->chunks[i].kept);
+    for (size_t i = ticket->chunks.size(); i-- > 0;)
+      if (ticket->chunks[i].kept) give_back(ticket->chunks[i].kept);
   }
 
   // The first thread's sums += those of the others, in their order; theirs begin anew.
@@ -103,9 +109,14 @@ class EngineOf : public Engine {
     for (int c = 0; c < w.contexts; c++) longest = std::max(longest, w.context_starts[c + 1] - w.context_starts[c]);
     model_.reach(longest + w.max_tokens);
     auto found = std::make_unique<Shares>(model_.shape, w, threads_);
-    for (int t = 0; t < threads_; t++) {
-      found->memory.push_back(borrow());
-      found->samplers.push_back(std::make_unique<Sampler<T>>(model_, w, found->queue, *found->memory.back()));
+    try {
+      for (int t = 0; t < threads_; t++) {
+        found->memory.push_back(borrow());
+        found->samplers.push_back(std::make_unique<Sampler<T>>(model_, w, found->queue, *found->memory.back()));
+      }
+    } catch (...) {
+      end(found.release());
+      throw;
     }
     return found.release();
   }

@@ -67,7 +67,7 @@ class Arena {
   T* get(size_t n) {
     size_t bytes = (n * sizeof(T) + 63) / 64 * 64;
     if (blocks_.empty() || used_ + bytes > blocks_.back().size) {
-      blocks_.emplace_back(std::max({bytes, wanted_, BLOCK}));
+      blocks_.emplace_back(std::max({bytes, wanted_, blocks_.empty() ? least_ : 0, BLOCK}));
       used_ = 0;
     }
     T* found = reinterpret_cast<T*>(blocks_.back().data + used_);
@@ -85,11 +85,8 @@ class Arena {
   T* padded(size_t rows, int used, int wide) {
     return used == wide ? get<T>(rows * wide) : zeros<T>(rows * wide);
   }
-  void reset() {
-    if (blocks_.size() > 1) {  // one block that would have been enough
-      blocks_.clear();
-      blocks_.emplace_back(wanted_);
-    }
+  void reset() noexcept {
+    if (blocks_.size() > 1) blocks_.clear(), least_ = wanted_;  // next time one block that would have been enough
     used_ = wanted_ = 0;
   }
 
@@ -113,7 +110,7 @@ class Arena {
     }
   };
   std::vector<Block> blocks_;
-  size_t used_ = 0, wanted_ = 0;
+  size_t used_ = 0, wanted_ = 0, least_ = 0;
 };
 
 }  // namespace groupwise

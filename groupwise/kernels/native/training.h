@@ -2,6 +2,7 @@
 #pragma once
 #include <exception>
 #include <memory>
+#include <system_error>
 #include <thread>
 
 #include "head.h"
@@ -29,9 +30,16 @@ void in_threads(int n, F f) {
     }
   };
   std::vector<std::thread> threads;
-  for (int t = 1; t < n; t++) threads.emplace_back(guarded, t);
-  guarded(0);
+  threads.reserve(n);
+  bool all = true;
+  try {
+    for (int t = 1; t < n; t++) threads.emplace_back(guarded, t);
+  } catch (const std::system_error&) {  // no memory for a thread: those that run must end before this leaves
+    all = false;
+  }
+  if (all) guarded(0);
   for (auto& t : threads) t.join();
+  if (!all) throw std::bad_alloc();
   for (auto& e : failed)
     if (e) std::rethrow_exception(e);
 }
