@@ -25,6 +25,10 @@ class Kernels(Native):
         self._describe(policy, max_rows)
         self.compiled = compiled
 
+    def at_a_time(self, rows: int) -> int:
+        """How many of so many completions have a cache at a time."""
+        return self.compiled.rows_at_a_time(rows, self.max_rows)
+
     @torch.no_grad()
     def load(self, weights: Mapping[str, Tensor], *, version: int) -> None:
         """Take over the weights, as `Native` does."""

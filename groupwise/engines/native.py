@@ -88,6 +88,10 @@ class Native:
         self.stats["seconds"] = time.perf_counter() - began
         return [[found[i, s] for s in range(len(request.streams))] for i, request in enumerate(requests)]
 
+    def at_a_time(self, rows: int) -> int:
+        """How many of so many completions have a cache at a time."""
+        return min(rows, self.max_rows)
+
     @torch.no_grad()
     def load(self, weights: Mapping[str, Tensor], *, version: int) -> None:
         """Copy the weights into the policy's own (tensors that are its own already are left), all or none.

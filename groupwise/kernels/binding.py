@@ -54,7 +54,7 @@ def declare(lib: ctypes.CDLL) -> None:
             ("gw_places", ctypes.c_size_t, [pointer, pointer]),
             ("gw_backward", integer, [pointer, pointer, pointer, pointer]), ("gw_drop", integer, [pointer, pointer]),
             ("gw_collect", integer, [pointer, pointer]), ("gw_rest", integer, [pointer]),
-            ("gw_sampler", pointer, [pointer, pointer]),
+            ("gw_rows_at_a_time", integer, [pointer, integer, integer]), ("gw_sampler", pointer, [pointer, pointer]),
             ("gw_sample", integer, [pointer, pointer, integer]), ("gw_sampler_end", integer, [pointer, pointer])):
         function = getattr(lib, name)
         function.restype, function.argtypes = result, arguments

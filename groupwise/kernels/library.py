@@ -191,6 +191,10 @@ class Compiled:
 
     # ---- sampling ----------------------------------------------------------------------------------------------------
 
+    def rows_at_a_time(self, rows: int, most: int) -> int:
+        """How many of so many rows `sample` runs at a time: a few for each thread, `most` at most."""
+        return int(self._lib.gw_rows_at_a_time(self._engine, rows, most))
+
     def sample(self, contexts: Sequence[Sequence[int]], context: Int[np.ndarray, " n"], streams: np.ndarray, *, max_tokens: int,
                temperature: float, end_tokens: Sequence[int], most: int = 256, stride: int = 0,
                look: Callable[["Sampled"], None] | None = None) -> "Sampled":

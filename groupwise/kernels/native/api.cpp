@@ -19,6 +19,7 @@ struct Engine {
   virtual void drop(void* ticket) = 0;
   virtual void collect(float* sums) = 0;
   virtual void rest() = 0;
+  virtual int rows_at_a_time(int rows, int most) = 0;
   virtual void* sampler(const Wishes& w) = 0;
   virtual void sample(void* sampler, int steps) = 0;
   virtual void end(void* sampler) = 0;
@@ -103,6 +104,8 @@ class EngineOf : public Engine {
     for (Arena* arena : spare_) *arena = Arena();
     for (Room& room : rooms_) room = Room();
   }
+
+  int rows_at_a_time(int rows, int most) override { return threads_ * groupwise::rows_at_a_time(model_.shape, rows, most, threads_); }
 
   void* sampler(const Wishes& w) override {
     int longest = 0;
@@ -250,6 +253,8 @@ int gw_collect(void* engine, float* sums) {
 int gw_rest(void* engine) {
   return checked([&] { static_cast<Engine*>(engine)->rest(); });
 }
+// How many of so many rows run at a time, if `most` may.
+int gw_rows_at_a_time(void* engine, int rows, int most) { return static_cast<Engine*>(engine)->rows_at_a_time(rows, most); }
 void* gw_sampler(void* engine, const Wishes* wishes) {
   return guarded([&] { return static_cast<Engine*>(engine)->sampler(*wishes); });
 }

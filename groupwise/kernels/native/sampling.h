@@ -60,18 +60,17 @@ struct Run {
 
 // Rows of a thread at a time. A step reads the weights once, and the keys and values of every row: about as many rows as make the
 // two alike, so that neither is read in vain. (2.4M parameters: 24 rows, at which 256 tokens took 0.8 of the time of 128 rows.)
-inline int rows_at_a_time(const Sizes& s, const Wishes& w, int threads) {
+inline int rows_at_a_time(const Sizes& s, int rows, int most, int threads) {
   constexpr int64_t FEWEST = 24, POSITIONS = 96;  // full blocks of products; of a completion of middling length
   int64_t block = int64_t(s.qkv() + s.query() + 3 * s.mlp) * s.hidden, weights = s.layers * block + int64_t(s.vocabulary) * s.hidden;
   int64_t alike = weights / (s.layers * 2 * s.key() * POSITIONS);
-  int64_t most = std::max(1, std::min(w.most, w.rows) / threads);
-  return int(std::min(std::max(alike, FEWEST), most));
+  return int(std::min<int64_t>(std::max(alike, FEWEST), std::max(1, std::min(most, rows) / threads)));
 }
 
 // What nobody has begun yet: threads take from it whenever they have room for more.
 class Queue {
  public:
-  Queue(const Sizes& s, const Wishes& w, int threads) : most_(rows_at_a_time(s, w, threads)) {
+  Queue(const Sizes& s, const Wishes& w, int threads) : most_(rows_at_a_time(s, w.rows, w.most, threads)) {
     for (int i = 0, end; i < w.rows; i = end) {
       for (end = i; end < w.rows && w.context[end] == w.context[i];) end++;
       int parts = (end - i + most_ - 1) / most_;
