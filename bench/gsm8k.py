@@ -34,7 +34,8 @@ from groupwise.models.template import fill  # noqa: E402
 from groupwise.run.assemble import compiler, engine_of, kernels_of  # noqa: E402
 from groupwise.run.evaluate import evaluate  # noqa: E402
 from groupwise.run.grade import Grader  # noqa: E402
-from groupwise.tasks.jsonl import gsm8k, rows  # noqa: E402
+from groupwise.tasks.benchmarks import gsm8k  # noqa: E402
+from groupwise.tasks.data import rows  # noqa: E402
 
 HELDOUT, LEARNT, STEPS, LIMIT, CONTEXT, VARIANTS = 700, 1500, 3, 200, 768, 4
 """Lines held out, lines for the training, the most steps of these, the most tokens of an answer, the model's positions,
