@@ -9,7 +9,7 @@ from pathlib import Path
 import tyro
 
 import groupwise
-from groupwise.commands import check, check_report, conformance, diff, explain
+from groupwise.commands import FAILED, check, check_report, conformance, diff, explain
 from groupwise.errors import ConfigError, GroupwiseError, nearest
 from groupwise.run.config import from_toml, from_words
 from groupwise.run.disk import read_json, write_json
@@ -59,6 +59,21 @@ def resume(words: Sequence[str]) -> None:
     _report(go_on(folder, accept_equation=accept), file)
 
 
+def plan(words: Sequence[str]) -> int:
+    """Say what a run would take: memory by component, tokens, seconds (the settings of train); --json FILE writes it."""
+    rest, file = _option(list(words), "--json", "a file to write")
+    run = settings(rest)
+    check_report(file)
+    from groupwise.lab.plan import as_json, lines
+    from groupwise.lab.plan import plan as measured
+
+    found = measured(run)
+    if file:
+        write_json(Path(file), as_json(found))
+    print("\n".join(lines(found)))
+    return 0 if found.fits and not found.lowered else FAILED
+
+
 def methods(words: Sequence[str]) -> None:
     """List the methods with their sources; --json FILE writes what they are composed of."""
 
@@ -93,7 +108,7 @@ def warmup(words: Sequence[str]) -> None:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
     "train": train, "resume": resume, "methods": methods, "explain": explain, "diff": diff, "check": check,
-    "conformance": conformance, "warmup": warmup}
+    "conformance": conformance, "plan": plan, "warmup": warmup}
 
 
 def settings(words: Sequence[str]) -> Run:

@@ -1,5 +1,6 @@
 """A method as a user would write it, with a memory that its credit reads: it comes back on resume, or the numbers change."""
 
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,6 +60,20 @@ def reaching() -> Method:
     """Losses that reach over the whole optimiser step, and a rule that cannot be pickled."""
     terms = (Policy(aggregate=TokenMean(), reach="step"), Entropy(coef=0.1))
     return Method(Objective(Advantage(), terms), admit=(lambda group: None,))
+
+
+class Scarce(Objective):
+    """An objective for which processes that help have no memory beyond so many tokens at a time."""
+
+    def loss(self, live, batch):
+        if sys.argv[0].endswith("worker.py") and len(batch.tokens) > 30:
+            raise MemoryError("none left")
+        return super().loss(live, batch)
+
+
+def scarce() -> Method:
+    """Token mean, where the others run out of memory."""
+    return Method(Scarce(Advantage(), (Policy(aggregate=TokenMean()),)))
 
 
 def critic() -> Method:

@@ -1,7 +1,6 @@
 """Where memory runs out: the same gradient with less at a time, the same completions, and a clear end where nothing helps."""
 
 import json
-import resource
 import shutil
 import subprocess
 import sys
@@ -23,21 +22,21 @@ from groupwise.engines.native import Native
 from groupwise.errors import EngineError, TrainingError
 from groupwise.learner.learner import Learner, Settings
 from groupwise.methods import METHODS
-from groupwise.models.memory import children, out_of_memory
 from groupwise.models.load import load
+from groupwise.models.memory import children, out_of_memory
 from groupwise.objective.aggregate import MicroTokenMean
 from groupwise.objective.batch import pack
 from groupwise.objective.credit import Advantage
 from groupwise.objective.objective import Objective
 from groupwise.objective.terms import Policy
-from groupwise.run import workers as working
-from groupwise.run.assemble import compiler, learner_of as assembled
+from groupwise.run.assemble import compiler
+from groupwise.run.assemble import learner_of as assembled
 from groupwise.run.compose import method_of
 from groupwise.run.loop import resume, train
 from groupwise.run.workers import Setup, Workers
 
 OBJECTIVE = METHODS["dr_grpo"](max_tokens=8).objective
-ERRORS = [MemoryError("the kernels failed: std::bad_alloc"), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+ERRORS = [MemoryError("the kernels failed: std::bad_alloc"), torch.OutOfMemoryError("CUDA out of memory. Tried to have 2 GiB"),
           RuntimeError("[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried ...")]
 
 
@@ -132,7 +131,7 @@ def test_an_objective_that_depends_on_the_cut_is_not_cut_otherwise(before):
     groups = groups_of()
     batch = objective.weigh(learner.planned(packed(learner, groups, objective), objective))
     narrow(learner.scorer, 5, MemoryError("none left"))
-    with pytest.raises(TrainingError, match="depends on how a minibatch is cut.*--micro-tokens 30"):
+    with pytest.raises(TrainingError, match=r"depends on how a minibatch is cut.*--micro-tokens 30"):
         learner.logprobs(pack(groups), groups, frozenset({"old"})) if before else learner.gradients(batch, objective)
     assert learner.budget.lowered() == {}
 
@@ -182,29 +181,22 @@ def test_a_wave_is_made_again_in_parts(caplog):
         engine.generate(REQUESTS)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="limits another process")
-def test_a_worker_without_memory_makes_all_take_less(tmp_path):
+def test_a_process_without_memory_makes_all_take_less(tmp_path, caplog):
     model = tiny_folder(tmp_path / "model")
-    run = tiny_run(model, dtype="float32", micro_tokens=200_000)
+    run = tiny_run(model, dtype="float32", micro_tokens=1000, method="run_methods:scarce")
     method = method_of(run, 8)
-    groups = groups_of(3, groups=6, size=8, longest=300)
     with Workers(2) as team:
         one, alone = (assembled(run, load(model), method, model, workers=given) for given in (team, None))
         team.join(one, Setup(run, str(model), str(model)), method.objective)
-        one.gradients(method.objective.weigh(packed(alone, groups_of(), method.objective)), method.objective)
-        one.discard()  # the worker is there, and has loaded what it needs
-        batch = method.objective.weigh(packed(alone, groups, method.objective))
-        pid = team.others[0].process.pid
-        size = next(int(x.split()[1]) * 1024 for x in Path(f"/proc/{pid}/status").read_text().splitlines() if "VmSize" in x)
-        resource.prlimit(pid, resource.RLIMIT_AS, (size + 2**25, resource.RLIM_INFINITY))
-        parts = gradient(one, batch, method.objective)[0]
-        assert pid in children()
-        assert 0 < one.budget.micro_tokens < 20_000
-        assert relative(parts, gradient(alone, batch, method.objective)[0]) < 1e-5
-        resource.prlimit(pid, resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        narrow(one.scorer, 800, MemoryError("here"))  # now it is this process that has too little, and the other one waits
-        parts = gradient(one, batch, method.objective)[0]
-        assert relative(parts, gradient(alone, batch, method.objective)[0]) < 1e-5
+        batch = method.objective.weigh(packed(alone, groups_of(3, groups=6), method.objective))
+        whole, _ = gradient(alone, batch, method.objective)
+        assert relative(gradient(one, batch, method.objective)[0], whole) < 1e-5
+        assert "in a worker process: none left" in caplog.text
+        assert team.others[0].process.pid in children()
+        lowered = one.budget.micro_tokens
+        narrow(one.scorer, 20, MemoryError("here"))  # now it is this process that has too little, and the other one waits
+        assert relative(gradient(one, batch, method.objective)[0], whole) < 1e-5
+        assert one.budget.micro_tokens < lowered < 200
         assert not team.closed
 
 
@@ -276,3 +268,24 @@ def test_the_real_vocabulary_under_a_limit_of_the_system():
         assert chunk <= 2**28
         assert difference < 1e-5
     assert done.stderr.count("out of memory in the gradient") >= 2
+
+
+@pytest.mark.gpu
+def test_a_limit_on_a_gpu():
+    policy = tiny_policy()
+    policy.model.resize_token_embeddings(151936, mean_resizing=False)
+    policy.model.to("cuda")
+    learner = Learner(policy, Settings(micro_tokens=2**16, logit_chunk=2**30))
+    groups = groups_of(0, 8, 8, 200)
+    batch = pack(groups, device="cuda")
+    batch = OBJECTIVE.weigh(batch.with_columns({}, OBJECTIVE.credit(groups, batch, {})))
+    whole, _ = gradient(learner, batch, OBJECTIVE)
+    torch.cuda.empty_cache()
+    most = torch.cuda.memory_allocated() + 2**30
+    torch.cuda.set_per_process_memory_fraction(most / torch.cuda.get_device_properties(0).total_memory)
+    try:
+        parts, _ = gradient(learner, batch, OBJECTIVE)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert learner.budget.logit_chunk < 2**29
+    assert relative(parts, whole) < 1e-4

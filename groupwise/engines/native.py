@@ -121,8 +121,8 @@ class Native:
                               "weights; lower sampling.max_tokens, or take a smaller model")
         before, self.max_rows = self.max_rows, -(-rows // 2)
         logger.warning("out of memory in sampling %d completions at a time (%s): they are sampled again with max_rows=%d "
-                       "(before: %d), which changes them by rounding at most; to begin with it: --max-rows %d", rows, said, self.max_rows,
-                       before, self.max_rows)
+                       "(before: %d), which changes them by rounding at most; to begin with it: --max-rows %d", rows, said,
+                       self.max_rows, before, self.max_rows)
 
     def _rest(self) -> None:
         """Give working memory back; modules keep none."""

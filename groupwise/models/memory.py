@@ -81,7 +81,7 @@ def free(device: str = "cpu") -> int:
     """
     if device.startswith("cuda"):
         return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-    found = _field("/proc/meminfo", "MemAvailable")
+    found = field("/proc/meminfo", "MemAvailable")
     limit = _limit() if sys.platform != "win32" else 0
     return min(found, limit) if limit and found else found or limit
 
@@ -106,10 +106,10 @@ def children() -> list[int]:
 
 
 def _status(name: str, pid: int | str = "self") -> int:
-    return _field(f"/proc/{pid}/status", name)
+    return field(f"/proc/{pid}/status", name)
 
 
-def _field(file: str, name: str) -> int:
+def field(file: str, name: str) -> int:
     """A number of kB in one of the system's tables, as bytes; 0 if it is not there."""
     if not Path(file).is_file():
         return 0
