@@ -7,8 +7,8 @@ sampling    tokens a second at each batch size, by the native engine (captured s
             of the memory bandwidth that reading the weights and the cache once for every token would take
 training    tokens a second and model FLOPs utilisation of a packed gradient step (6 FLOPs a parameter and token, attention left
             out), and peak memory against a step that makes the whole matrix of logits
-recovery    a gradient from a setting that does not fit a limit set on this process (`set_per_process_memory_fraction`): the setting
-            reached, and how far it is from the gradient of a setting that fits (a processor has no such limit: nothing is lowered)
+recovery    a gradient from a setting that does not fit a limit on this process (`set_per_process_memory_fraction`): the setting
+            reached, and how far it is from the gradient of one that fits (a processor has no such limit: nothing is lowered)
 """
 
 import argparse

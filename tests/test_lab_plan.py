@@ -43,7 +43,7 @@ def test_tokens_and_seconds_add_up(found):
 
 def test_the_verdict_names_what_to_change(found):
     assert advice(found).startswith("fits: needs")
-    data = {**vars(found), "memory": {**found.memory, "training": 2**40}, "room": 2**30}
+    data = {**vars(found), "memory": {**found.memory, "training": 2**40}, "peak": 2**40, "room": 2**30}
     tight = planning.Outlook(**data)
     assert not tight.fits
     assert "most of it for training; take --micro-tokens 512" in advice(tight)
