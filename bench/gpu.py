@@ -7,6 +7,8 @@ sampling    tokens a second at each batch size, by the native engine (captured s
             of the memory bandwidth that reading the weights and the cache once for every token would take
 training    tokens a second and model FLOPs utilisation of a packed gradient step (6 FLOPs a parameter and token, attention left
             out), and peak memory against a step that makes the whole matrix of logits
+recovery    a gradient from a setting that does not fit a limit on this process (`set_per_process_memory_fraction`): the setting
+            reached, and how far it is from the gradient of one that fits (a processor has no such limit: nothing is lowered)
 """
 
 import argparse
@@ -54,6 +56,9 @@ class Size:
     sequences: int = 64
     repeats: int = 3
 
+
+MORE = 12 * 2**30
+"""Bytes that the recovery may add to what is there: the gradient of the parameters, and a few thousand tokens at a time."""
 
 TOY = Size(hidden=32, layers=2, heads=2, kv_heads=1, mlp=48, vocabulary=512, prompt=6, tokens=5, batches=(2, 8), sequences=4,
            repeats=1)
@@ -157,6 +162,26 @@ def training(size: Size, device: str) -> dict[str, float]:
                 "flops", 6.0 * parameters * positions / seconds, device)
 
 
+def recovery(size: Size, device: str) -> dict[str, Any]:
+    """The gradient at a setting that fits, and from one far above what the limit leaves."""
+    batch, objective = batch_of(size, device)
+    found: list[torch.Tensor] = []
+    for micro_tokens, chunk, limited in ((4096, 2**24, False), (2**20, 2**30, True)):
+        policy = policy_at(size, device, torch.float32)
+        learner = Learner(policy, Settings(micro_tokens=micro_tokens, logit_chunk=chunk, precision=torch.bfloat16))
+        if device == "cuda" and limited:
+            torch.cuda.empty_cache()
+            most = torch.cuda.memory_allocated() + MORE
+            torch.cuda.set_per_process_memory_fraction(most / torch.cuda.get_device_properties(0).total_memory)
+        learner.gradients(batch, objective)
+        found.append(torch.cat([p.grad.flatten().cpu() for p in policy.model.parameters() if p.grad is not None]))
+        learner.discard()
+    if device == "cuda":
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    return {"set": list(learner.budget.set), "reached": [learner.budget.micro_tokens, learner.budget.logit_chunk],
+            "gradient_difference": float((found[1] - found[0]).norm() / found[0].norm())}
+
+
 def _forget(device: str) -> None:
     if device == "cuda":
         torch.cuda.empty_cache()
@@ -185,7 +210,7 @@ def main() -> None:
     size, device = (TOY, "cpu") if args.toy else (Size(), "cuda")
     report = {"device": torch.cuda.get_device_name() if device == "cuda" else "processor", "torch": torch.__version__,
               "size": vars(size), "sampling": sampling(size, device, torch.bfloat16 if device == "cuda" else torch.float32),
-              "training": training(size, device)}
+              "training": training(size, device), "recovery": recovery(size, device)}
     print(json.dumps(report, indent=1))
     if args.json:
         args.json.write_text(json.dumps(report, indent=1) + "\n")

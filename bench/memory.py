@@ -90,7 +90,8 @@ def naive_step(policy: Any, batch: Any) -> float:
 
 def learner_of(policy: Any, side: str, micro_tokens: int, chunk: int) -> Any:
     """The learner by the model's modules or by kernels, one thread."""
-    from groupwise.learner.learner import Learner, Settings
+    from groupwise.learner.learner import Learner
+    from groupwise.learner.settings import Settings
     from groupwise.run.assemble import compiler, kernels_of
 
     compile = compiler(kernels_of("kernels", policy, "cpu"), 1, "auto") if side == "kernels" else None

@@ -30,7 +30,8 @@ from groupwise.core.rollout import Context, Episode, Group, Rollout, Turn  # noq
 from groupwise.core.services import Request, Sampling  # noqa: E402
 from groupwise.core.verdict import Component, Verdict  # noqa: E402
 from groupwise.engines.native import Native  # noqa: E402
-from groupwise.learner.learner import Learner, Settings  # noqa: E402
+from groupwise.learner.learner import Learner  # noqa: E402
+from groupwise.learner.settings import Settings  # noqa: E402
 from groupwise.methods import METHODS  # noqa: E402
 from groupwise.models import routing  # noqa: E402
 from groupwise.models.build import character_tokenizer  # noqa: E402

@@ -15,6 +15,7 @@ from groupwise.core.keyed import generator
 from groupwise.errors import ConfigError
 from groupwise.lab.samples import LIVE, Sample
 from groupwise.lab.trials import Found, Slopes, Subject, apart, compared, gradient, leaves, live, prepared, weighed, worst
+from groupwise.learner.budget import Budget
 from groupwise.learner.learner import Learner
 from groupwise.learner.settings import Settings
 from groupwise.learner.work import AnyScorer, Outcome, Task
@@ -71,7 +72,8 @@ class TableLearner(Learner):
 
     def __init__(self, values: Tensor, *, size: int = 2, key: int = 0, shares: int = 1) -> None:
         self.settings, self.team, self.policy_id = Settings(), Shares(shares), "policy"
-        self.values, self.device = values, values.device
+        self.values, self.device, self.parameters = values, values.device, {"values": values}
+        self.budget = Budget(self.settings.micro_tokens, self.settings.logit_chunk)
         self.scorer: AnyScorer = TableScorer(values, size, key)
         self.frozen: dict[str, AnyScorer] = {}
         self.seen: list[Batch] = []

@@ -20,6 +20,8 @@ from groupwise.run.settings import Run
 from groupwise.run.track import duration
 
 MIB = 2**20
+MARGIN = 4 / 3
+"""Real over predicted peak in the worst case measured: oneDNN keeps a program for every shape that it meets (docs/models.md)."""
 TRANSIENT = ("training", "generation")
 
 
@@ -165,7 +167,8 @@ def advice(found: Outlook) -> str:
     if not room:
         return f"needs {need / MIB:,.0f} MiB; how much is free is not known on this system"
     if found.fits:
-        return f"fits: needs {need / MIB:,.0f} of {room / MIB:,.0f} MiB"
+        close = ", which is close: plans have been a quarter too low" if MARGIN * need > room else ""
+        return f"fits: needs {need / MIB:,.0f} of {room / MIB:,.0f} MiB{close}"
     own = found.settings
     ways = {"training": f"--micro-tokens {own['micro_tokens'] // 2} or --logit-chunk {own['logit_chunk'] // 2}",
             "generation": f"--max-rows {max(1, own['max_rows'] // 2)} or a lower --max-tokens"}

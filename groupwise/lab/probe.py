@@ -21,12 +21,14 @@ from groupwise.core.verdict import Component, Verdict
 from groupwise.engines.cache import RowCache
 from groupwise.engines.compiled import Kernels
 from groupwise.engines.whole import Whole
-from groupwise.models.memory import children, forget_peak, free, peak, private, release, used
+from groupwise.models.memory import children, forget_peak, free, peak, private, used
 from groupwise.objective.batch import Batch, pack
 from groupwise.run.assemble import Job
 
 SHORT, LONG = 4, 48
 """Tokens of the two trials of generation."""
+TURNS = 3
+"""Optimiser steps of a trial of training; the first is not timed."""
 
 Made = TypeVar("Made")
 
@@ -149,11 +151,12 @@ def trained(job: Job, prompt: int, length: int) -> Trained:
     learner, objective, device = job.learner, job.method.objective, str(job.learner.device)
     n = max(2, learner.team.size * learner.budget.micro_tokens // (prompt + length))
     groups = _made_up(job, n, prompt, length)
-    found = Trained(length, n, 0.0, 0.0, 0.0, 1.0, 0, 0, 0)
-    for _ in range(2):  # in the first the optimiser gets its moments, and libraries their working memory
+    n = sum(len(group.rollouts) for group in groups)
+    seconds, passes, gradients = [], 1.0, 0
+    for turn in range(TURNS):
+        if turn == 1:  # in the first the optimiser gets its moments, and libraries their working memory
+            forget_peak(device)
         batch = pack(groups, default=job.method.divides_by, device=device)
-        release()
-        forget_peak(device)
         needed, scoring = _timed(partial(learner.logprobs, batch, groups, job.method.needs))
         batch = batch.with_columns(needed, objective.credit(groups, batch, needed, job.state)).written_by(learner.policy_id)
         passes = sum(part.layout.size("sequence") for part in job.method.update.split(batch, 0)) / batch.layout.size("sequence")
@@ -161,9 +164,10 @@ def trained(job: Job, prompt: int, length: int) -> Trained:
         _, gradient = _timed(partial(learner.gradients, weighed, objective))
         gradients = storage_bytes([p.grad for p in learner.parameters.values() if p.grad is not None])
         _, apply = _timed(learner.apply)
-        found = Trained(length, n, scoring / n, gradient / n, apply, passes, peak(device), gradients, _moments(job))
+        seconds.append((scoring / n, gradient / n, apply))
     job.engine.load(learner.weights(), version=0)
-    return found
+    scoring, gradient, apply = (min(column) for column in zip(*seconds[1:], strict=True))
+    return Trained(length, n, scoring, gradient, apply, passes, peak(device), gradients, _moments(job))
 
 
 def _timed(call: Callable[[], Made]) -> tuple[Made, float]:
