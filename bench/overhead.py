@@ -33,8 +33,8 @@ from groupwise.core.rollout import Completion, Prompt, VersionSpan  # noqa: E402
 from groupwise.core.services import Request, Sampling  # noqa: E402
 from groupwise.learner.forward import Scorer  # noqa: E402
 from groupwise.learner.learner import Learner  # noqa: E402
-from groupwise.learner.settings import Settings  # noqa: E402
 from groupwise.learner.observe import Meter  # noqa: E402
+from groupwise.learner.settings import Settings  # noqa: E402
 from groupwise.methods import METHODS  # noqa: E402
 from groupwise.models.head import Trunk, Want  # noqa: E402
 from groupwise.models.load import load  # noqa: E402

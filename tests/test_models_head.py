@@ -91,7 +91,7 @@ def test_scores_equal_the_naive_way_in_value_and_gradient(chunk, temperature):
     head = model.get_output_embeddings().weight
     weights = torch.randn(3, 11, generator=draw, dtype=torch.float64)
 
-    got = score(trunk, hidden, targets, temperature=temperature, want=Want(True, True, True, chunk))
+    got = score(trunk, hidden, targets, temperature=temperature, want=Want(True, True, True, logit_chunk=chunk))
     assert got.hidden is hidden
     want = naive(trunk.logits(hidden), targets, temperature)
     for ours, theirs in zip((got.logp, got.entropy, got.sum_p2), want, strict=True):
@@ -179,7 +179,7 @@ def test_a_head_of_its_own_format_brings_a_narrow_engine_and_learner_together(we
             flat, targets = hidden.flatten(0, 1), ids.roll(1, 0).flatten()
             out = trunk.logits(flat)
             found = score(trunk, flat, targets).logp
-            one_by_one = torch.cat([score(trunk, flat[i:i + 1], targets[i:i + 1], chunk=32).logp for i in range(len(flat))])
+            one_by_one = torch.cat([score(trunk, flat[i:i + 1], targets[i:i + 1], want=Want(logit_chunk=32)).logp for i in range(len(flat))])
         exactly = score(Trunk(copy.deepcopy(model).double()), flat.double(), targets).logp
         assert out.dtype == (torch.float32 if wide else torch.bfloat16)
         gaps.append(float((found - exactly).abs().mean()))
@@ -194,7 +194,7 @@ def test_a_head_of_its_own_format_trains(monkeypatch):
     found = []
     for wide in (False, True):
         model.zero_grad()
-        score(Trunk(model, head_float32=wide), rows, targets, chunk=32).logp.sum().backward()
+        score(Trunk(model, head_float32=wide), rows, targets, want=Want(logit_chunk=32)).logp.sum().backward()
         found.append(model.get_input_embeddings().weight.grad.clone())
     assert torch.equal(*found)
     monkeypatch.setattr(Trunk, "_proves", lambda self: False)

@@ -50,13 +50,13 @@ def test_kernels_are_taken_where_they_can_be(model, tmp_path, monkeypatch):
     kind = library().kind
     assert assembly.meta(job)["compute"].startswith(kind.name)
     assert job.run.learner.dtype == ("bfloat16" if kind.narrow else "float32")
-    assert job.notes == []
+    assert not [note for note in job.notes if "kernels" in note]
     monkeypatch.setattr(assembly, "find", lambda: "no C++ compiler was found")
     job = assemble(tiny_run(model, compute="auto", threads=0), tmp_path)
     job.grader.close()
     assert assembly.meta(job)["compute"].startswith("modules")
     assert job.run.learner.dtype == "float32"
-    assert job.notes == ["compiled kernels are not used: no C++ compiler was found"]
+    assert job.notes[-1] == "compiled kernels are not used: no C++ compiler was found"
     with pytest.raises(ConfigError, match=r"compute=kernels was asked for, but cannot be: no C\+\+ compiler"):
         assemble(tiny_run(model, compute="kernels"), tmp_path)
 

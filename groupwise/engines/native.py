@@ -171,6 +171,7 @@ class Wave:
     """Rows that are sampled together: `alive` holds the indices of those that are still in the batch."""
 
     shrink = SHRINK
+    routes: Routes | None = None
 
     def __init__(self, engine: Native, sampling: Sampling, rows: list[Row]) -> None:
         self.engine, self.sampling = engine, sampling
