@@ -179,7 +179,8 @@ def test_a_head_of_its_own_format_brings_a_narrow_engine_and_learner_together(we
             flat, targets = hidden.flatten(0, 1), ids.roll(1, 0).flatten()
             out = trunk.logits(flat)
             found = score(trunk, flat, targets).logp
-            one_by_one = torch.cat([score(trunk, flat[i:i + 1], targets[i:i + 1], want=Want(logit_chunk=32)).logp for i in range(len(flat))])
+            few = Want(logit_chunk=32)
+            one_by_one = torch.cat([score(trunk, flat[i:i + 1], targets[i:i + 1], want=few).logp for i in range(len(flat))])
         exactly = score(Trunk(copy.deepcopy(model).double()), flat.double(), targets).logp
         assert out.dtype == (torch.float32 if wide else torch.bfloat16)
         gaps.append(float((found - exactly).abs().mean()))
