@@ -5,8 +5,8 @@
 Takes about half an hour of two cores. The train lines are dealt by the seed: most give their solutions to the warm start, some
 of those of at most three steps give their answers to the training, others of that kind are held out from both. `--more` names
 files of one-step problems with answers but no solutions (ASDiv, SVAMP): a trace is made where exactly one equation of two of the
-problem's numbers gives the answer. Solutions also come with other numbers (`variants.py`). Every stage is a command of groupwise;
-one that has been made already is kept.
+problem's numbers gives the answer. Of the lines for the training those are kept that the warm start solves at least once in 16
+samples: the others would teach nothing for long. Every stage is a command of groupwise; one that has been made already is kept.
 """
 
 import argparse
@@ -18,31 +18,34 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # a checkout is enough: nothing has to be installed
 
-from variants import variant  # noqa: E402
 from versus.report import machine  # noqa: E402
 from versus.watch import environment  # noqa: E402
 
+from groupwise.core.rollout import Prompt  # noqa: E402
 from groupwise.core.services import Sampling  # noqa: E402
 from groupwise.models.load import load  # noqa: E402
 from groupwise.models.template import fill  # noqa: E402
 from groupwise.run.assemble import compiler, engine_of, kernels_of  # noqa: E402
-from groupwise.run.evaluate import evaluate  # noqa: E402
+from groupwise.run.evaluate import Evaluation, evaluate  # noqa: E402
 from groupwise.run.grade import Grader  # noqa: E402
-from groupwise.tasks.benchmarks import gsm8k  # noqa: E402
+from groupwise.run.machine import cores  # noqa: E402
+from groupwise.tasks import make  # noqa: E402
 from groupwise.tasks.data import rows  # noqa: E402
+from groupwise.tasks.task import Task  # noqa: E402
 
-HELDOUT, LEARNT, STEPS, LIMIT, CONTEXT, VARIANTS = 700, 1500, 3, 200, 768, 4
+HELDOUT, LEARNT, STEPS, LIMIT, CONTEXT, SAMPLES = 700, 1500, 3, 160, 512, 16
 """Lines held out, lines for the training, the most steps of these, the most tokens of an answer, the model's positions,
-and how often a solution is tried with other numbers."""
+and the samples of which one must be right."""
 WARMUP = ("--hidden", "256", "--layers", "4", "--mlp", "1024", "--vocabulary", "2048", "--context", str(CONTEXT),
-          "--tokens", "8192", "--micro-tokens", "4096", "--epochs", "2", "--lr", "2e-3", "--floor", "0.05", "--heldout", "0.02")
-TRAIN = ("--method", "dr_grpo", "--prompts-per-step", "32", "--group-size", "16", "--lr", "2e-4", "--max-tokens", str(LIMIT),
+          "--tokens", "8192", "--micro-tokens", "4096", "--epochs", "8", "--lr", "2e-3", "--floor", "0.05", "--heldout", "0.03")
+TRAIN = ("--method", "dr_grpo", "--prompts-per-step", "32", "--group-size", "16", "--lr", "1e-4", "--max-tokens", str(LIMIT),
          "--eval-prompts", str(HELDOUT), "--eval-every", "20", "--checkpoint-every", "50")
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
 Row = dict[str, Any]
@@ -84,14 +87,12 @@ def deal(data: Path, more: list[Path], work: Path, seed: int) -> dict[str, int]:
     extra = [made for file in more for row in lines_of(file)
              if row["problem"].casefold() not in texts and (made := one_step(row))]
     solved = [lines[i] for i in sorted(set(range(len(lines))) - set(chosen))]
-    changed = [made for row in solved for _ in range(VARIANTS) if (made := variant(row, chance))]
-    traces = solved + extra + changed
+    traces = solved + extra
     bare = [[{k: lines[i][k] for k in ("id", "problem", "answer")} for i in part] for part in (learnt, heldout)]
     write(work / "traces.jsonl", traces)
     write(work / "rl_train.jsonl", bare[0])
     write(work / "rl_test.jsonl", bare[1])
-    return {"traces": len(traces), "of_one_step": len(extra), "variants": len(changed), "train": len(learnt),
-            "heldout": len(heldout)}
+    return {"traces": len(traces), "of_one_step": len(extra), "train": len(learnt), "heldout": len(heldout)}
 
 
 def groupwise(*words: str, work: Path) -> float:
@@ -101,18 +102,36 @@ def groupwise(*words: str, work: Path) -> float:
     return time.perf_counter() - began
 
 
-def measured(model: Path, data: Path, seed: int) -> dict[str, Any]:
-    """Greedy accuracy and the mean of four samples at temperature 1, each with its 95 % interval, on a file's lines."""
-    policy, task = load(model), gsm8k(path=str(data))
-    compile = compiler(kernels_of("auto", policy, "cpu"), 2, "auto")
-    engine = engine_of(policy, compile(policy.model) if compile else None)
-    prompts = fill(task.heldout, policy.tokenizer, task.template, CONTEXT - LIMIT + 1)
-    sampling = Sampling(LIMIT)
-    with Grader(task.verifier, workers=1) as grader:
-        grade = grader.answers(policy)
-        greedy = evaluate(engine, prompts, grade, sampling.greedy(), seed=seed)
-        sampled = evaluate(engine, prompts, grade, sampling, seed=seed, samples=4)
-    return {"greedy": greedy.row(), "sampled": sampled.row()}
+def task_of(file: Path) -> Task:
+    """Its lines to train on, and as held out those of the test file beside it."""
+    return make("gsm8k", {"path": str(file)})
+
+
+def asked(model: Path, prompts: Sequence[Prompt], seed: int, samples: int = 1, greedy: bool = False) -> Evaluation:
+    """What a model makes of problems, greedily or by samples at temperature 1."""
+    policy = load(model)
+    compile = compiler(kernels_of("auto", policy, "cpu"), cores(), "auto")
+    engine, sampling = engine_of(policy, compile(policy.model) if compile else None), Sampling(LIMIT)
+    filled = fill(prompts, policy.tokenizer, "none", CONTEXT - LIMIT + 1)
+    with Grader("numeric") as grader:
+        return evaluate(engine, filled, grader.answers(policy), sampling.greedy() if greedy else sampling, seed=seed,
+                        samples=samples)
+
+
+def keep_solvable(model: Path, work: Path, seed: int) -> int:
+    """Cut rl_train.jsonl down to the lines that the model solves at least once; how many these are."""
+    prompts = task_of(work / "rl_train.jsonl").train
+    found = asked(model, prompts, seed, SAMPLES)
+    good = {prompt.text for prompt, right in zip(prompts, found.successes, strict=True) if right}
+    kept = [row for row in lines_of(work / "rl_train.jsonl") if row["problem"] in good]
+    write(work / "rl_train.jsonl", kept)
+    return len(kept)
+
+
+def measured(model: Path, parts: Mapping[str, Sequence[Prompt]], seed: int) -> dict[str, Any]:
+    """Greedy accuracy and the mean of four samples at temperature 1, each with its 95 % interval, on several sets of problems."""
+    return {what: {"greedy": asked(model, prompts, seed, greedy=True).row(), "sampled": asked(model, prompts, seed, 4).row()}
+            for what, prompts in parts.items()}
 
 
 def stages(args: argparse.Namespace) -> dict[str, Any]:
@@ -120,12 +139,13 @@ def stages(args: argparse.Namespace) -> dict[str, Any]:
     work: Path = args.work
     work.mkdir(parents=True, exist_ok=True)
     counts = deal(args.data, args.more, work, args.seed)
-    shutil.copy(args.test, work / "whole_test.jsonl")
-    shutil.copy(work / "rl_train.jsonl", work / "whole_train.jsonl")  # whose held-out part is GSM8K's test file beside it
+    shutil.copy(work / "rl_train.jsonl", work / "whole_train.jsonl")
+    shutil.copy(args.test, work / "whole_test.jsonl")  # a task's held-out file is the one beside it
     seconds = {}
     if not (work / "base").exists():
         seconds["warmup"] = groupwise("warmup", "--out", "base", "--traces", "traces.jsonl", "--seed", str(args.seed), *WARMUP,
                                       work=work)
+    counts["solvable"] = keep_solvable(work / "base", work, args.seed)
     run = work / "runs" / "gsm8k"
     if not (run / "summary.json").exists():
         seconds["train"] = groupwise("train", "--run", "gsm8k", "--task", "gsm8k", "--task-args", "path=rl_train.jsonl",
@@ -133,9 +153,10 @@ def stages(args: argparse.Namespace) -> dict[str, Any]:
     result: dict[str, Any] = {"machine": machine(), "counts": counts, "seconds": seconds, "warmup": list(WARMUP),
                               "train": [*TRAIN, "--steps", str(args.steps)],
                               "base": json.loads((work / "base" / "warmup.json").read_text())["measured"], "accuracy": {}}
+    task, whole = (task_of(work / file) for file in ("rl_train.jsonl", "whole_train.jsonl"))
+    parts = {"trained on": task.train, "held out": task.heldout, "test": whole.heldout}
     for name, model in (("before", work / "base"), ("after", run / "model")):
-        result["accuracy"][name] = {what: measured(model, work / file, args.seed)
-                                    for what, file in (("heldout", "rl_train.jsonl"), ("test", "whole_train.jsonl"))}
+        result["accuracy"][name] = measured(model, parts, args.seed + 1)  # other samples than those that chose the lines
     return result
 
 

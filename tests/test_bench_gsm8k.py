@@ -2,15 +2,12 @@
 
 import importlib.util
 import json
-import random
 import sys
 from pathlib import Path
 
 import pytest
 
 BENCH = Path(__file__).resolve().parent.parent / "bench"
-ROW = {"problem": "Ann has 12 pens at $3 each and buys 5 more. What are half of them worth, with 40% off?", "answer": "15",
-       "solution": "She has 12+5=<<12+5=17>>17 pens.\nThey cost 17*3=$<<17*3=51>>51.\nHalf is 51/2=$<<51/2=25.5>>25.5\n#### 25.5"}
 
 
 @pytest.fixture(scope="module")
@@ -23,29 +20,6 @@ def gsm8k():
         yield module
     finally:
         sys.path.remove(str(BENCH))
-
-
-def test_a_variant_carries_other_numbers_through_the_equations(gsm8k):
-    variants = sys.modules["variants"]
-    seen = set()
-    for seed in range(20):
-        made = gsm8k.variant(ROW, random.Random(seed))
-        if made is None:
-            continue
-        (pens, price, more), rest = variants.NUMBER.findall(made["problem"]), made["problem"].rpartition("with ")[2]
-        assert rest == "40% off?"  # a percentage stays
-        total = int(pens) + int(more)
-        worth = f"{total * int(price) / 2:g}"
-        assert f"{pens}+{more}=<<{pens}+{more}={total}>>{total} pens" in made["solution"]
-        assert made["solution"].endswith(f"#### {worth}")
-        seen.add(made["problem"])
-    assert len(seen) > 5
-
-
-@pytest.mark.parametrize("solution", ["It is 12+5=<<12+5=18>>18.\n#### 18", "No equation.\n#### 17", "<<x=2>>2\n#### 2",
-                                      "<<12+5=17>>17\n#### 99", "<<__import__('os')=17>>17\n#### 17"])
-def test_a_solution_that_does_not_hold_gives_none(gsm8k, solution):
-    assert gsm8k.variant({**ROW, "solution": solution}, random.Random(0)) is None
 
 
 def test_a_problem_of_one_step_gets_the_only_equation_there_is(gsm8k):
