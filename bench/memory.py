@@ -15,7 +15,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ VOCABULARY, PROMPT, TOKENS, ROWS = 151936, 64, 1024, 2
 CEILING = 3072
 """MiB of address space, of which the libraries take about 700 before anything is done."""
 STEPS = 2
-"""The first gives the optimiser its moments; seconds are those of the last."""
+"""The first gives the optimiser its moments."""
 SIDES = ("naive", "modules", "kernels")
 
 RECOVERIES = (("modules", 2, 1500), ("kernels", 8, 280))
@@ -69,8 +68,8 @@ def batch_of(rows: int, prompt: int, tokens: int, vocabulary: int) -> Any:
     return objective.weigh(batch.with_columns({}, objective.credit(groups, batch, {}))), objective
 
 
-def naive_step(policy: Any, batch: Any) -> float:
-    """All rows padded at once, the whole matrix of logits in fp32, AdamW; seconds."""
+def naive_steps(policy: Any, batch: Any) -> None:
+    """All rows padded at once, the whole matrix of logits in fp32, AdamW."""
     import torch
 
     starts = batch.layout.first_token("sequence")
@@ -78,14 +77,12 @@ def naive_step(policy: Any, batch: Any) -> float:
     ids, optimiser = torch.tensor(rows), torch.optim.AdamW(policy.model.parameters(), lr=1e-6)
     sign = torch.tensor([-0.5, 0.5] * (len(rows) // 2))[:, None]  # the group's mean off the rewards 0 and 1
     for _ in range(STEPS):
-        began = time.perf_counter()
         logits = policy.model(input_ids=ids).logits[:, :-1].float()
         logp = torch.log_softmax(logits, -1).gather(-1, ids[:, 1:, None])[..., 0][:, len(batch.contexts[0]) - 1:]
         (-(sign * logp).sum() / logp.numel()).backward()
         del logits
         optimiser.step()
         optimiser.zero_grad()
-    return time.perf_counter() - began
 
 
 def learner_of(policy: Any, side: str, micro_tokens: int, chunk: int) -> Any:
@@ -107,7 +104,7 @@ def limit(mb: int) -> None:
 
 
 def row(case: dict[str, Any]) -> dict[str, Any]:
-    """One case, in this process: seconds, peaks above what was there before, or why it ended."""
+    """One case, in this process: memory before and at its peak, or why it ended."""
     import torch
 
     from groupwise.models.memory import forget_peak, out_of_memory, peak, used
@@ -120,18 +117,16 @@ def row(case: dict[str, Any]) -> dict[str, Any]:
     limit(case["ceiling_mb"])
     try:
         if learner is None:
-            seconds = naive_step(policy, batch)
+            naive_steps(policy, batch)
         else:
             for _ in range(STEPS):
-                began = time.perf_counter()
                 learner.gradients(batch, objective)
                 learner.apply()
-            seconds = time.perf_counter() - began
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
         return {**case, "error": str(error).splitlines()[0]}
-    return {**case, "seconds": seconds, "before_mb": before / 2**20, "peak_mb": peak() / 2**20,
+    return {**case, "before_mb": before / 2**20, "peak_mb": peak() / 2**20,
             "lowered": learner.budget.lowered() if learner else {}}
 
 

@@ -264,3 +264,13 @@ def test_columns_are_given_by_name():
     assert called(lambda text, answer, meta: meta["level"], 1, columns)[0].value == 3.0
     with pytest.raises(WrongRewardError, match=r"takes 'lvel', which is no column of this line.*did you mean 'level'"):
         called(lambda completion, answer, lvel: 1.0, 1, columns)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space")
+def test_a_limit_of_the_shell_is_kept():
+    code = ("import resource as r; from groupwise.verify.worker import _limit_memory; r.setrlimit(r.RLIMIT_AS, (2**34, 2**34)); "
+            "_limit_memory(2**20); print(*r.getrlimit(r.RLIMIT_AS)); _limit_memory(1); print(r.getrlimit(r.RLIMIT_AS)[0])")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    *first, second = map(int, done.stdout.split())
+    assert first == [2**34, 2**34]
+    assert second < 2**33

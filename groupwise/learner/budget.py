@@ -72,5 +72,5 @@ class Budget:
             raise TrainingError(f"out of memory in {what} ({said}): one sequence of {longest} tokens does not fit beside the "
                                 f"weights, their gradient and the optimiser; {LESS}")
         logger.warning("out of memory in %s (%s): it is made again with micro_tokens=%d and logit_chunk=%d (before: %d, %d), "
-                       "which changes no result; to begin with them: --micro-tokens %d --logit-chunk %d", what, said,
+                       "which changes it by rounding at most; to begin with them: --micro-tokens %d --logit-chunk %d", what, said,
                        self.micro_tokens, self.logit_chunk, *before, self.micro_tokens, self.logit_chunk)

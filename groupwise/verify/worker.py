@@ -153,7 +153,8 @@ def _limit_memory(megabytes: int) -> None:
         import resource
         with open("/proc/self/statm", encoding="ascii") as file:
             now = int(file.read().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (now + megabytes * 2**20, resource.RLIM_INFINITY))
+        most, hard = now + megabytes * 2**20, resource.getrlimit(resource.RLIMIT_AS)[1]  # of the shell's `ulimit -v`, perhaps
+        resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
 if __name__ == "__main__":
