@@ -5,7 +5,7 @@ import pytest
 import torch
 from learner_support import exact, gradient, groups_of, learner_of, packed, relative
 from run_support import tiny_policy
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config
 
 from groupwise.core.keyed import fold
 from groupwise.core.rollout import Context
@@ -185,6 +185,12 @@ def test_what_does_not_fit_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ConfigError, match=r"pip install 'groupwise\[peft\]'"):
         adapter.library()
+
+
+def test_models_without_layers_for_adapters_are_named():
+    config = GPT2Config(vocab_size=32, n_positions=16, n_embd=16, n_layer=1, n_head=2)
+    with pytest.raises(ConfigError, match=r"blocks of GPT2LMHeadModel have no linear layers.*lora_rank=0"):
+        adapter.add(AutoModelForCausalLM.from_config(config), Lora(4))
 
 
 def test_the_first_adapters_are_a_function_of_the_seed():

@@ -46,9 +46,12 @@ def library() -> Any:
 def add(model: PreTrainedModel, lora: Lora, *, seed: int = 0, base: str = "") -> None:
     """Put adapters into a model and freeze the rest. `base` is where peft is to look for the model without them.
 
-    ConfigError: a target that no linear layer of the blocks is called.
+    ConfigError: a target that no linear layer of the blocks is called, or layers into which peft puts no plain adapter.
     """
     known = sorted({name.rpartition(".")[2] for name in linears(model)})
+    if not known:
+        raise ConfigError(f"lora_rank: the blocks of {type(model).__name__} have no linear layers that adapters could stand "
+                          "beside; train all weights (lora_rank=0)")
     if wrong := sorted(set(lora.targets) - set(known)):
         raise ConfigError(f"lora_targets: no linear layer of the model's blocks is called {wrong[0]!r}; "
                           f"{nearest(wrong[0], known)}")
@@ -57,7 +60,15 @@ def add(model: PreTrainedModel, lora: Lora, *, seed: int = 0, base: str = "") ->
                              use_rslora=lora.stabilised, bias="none", task_type="CAUSAL_LM", base_model_name_or_path=base)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        peft.inject_adapter_in_model(config, model, adapter_name=NAME)
+        try:
+            peft.inject_adapter_in_model(config, model, adapter_name=NAME)
+        except ValueError as error:
+            raise ConfigError(f"peft puts no adapters into these layers of {type(model).__name__}: {error}; choose others with "
+                              f"lora_targets, of {', '.join(known)}") from error
+    found = layers(model).items()
+    if odd := [name for name, layer in found if getattr(layer.get_base_layer(), "weight", None) is None]:
+        raise ConfigError(f"peft puts adapters into {odd[0]!r}, which is no linear layer (experts in one tensor): they "
+                          f"could not be merged; choose layers with lora_targets, of {', '.join(known)}")
     for parameter in trained(model).values():
         parameter.data = parameter.data.float()
     model.eval()  # what was put in comes in training mode
