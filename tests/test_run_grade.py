@@ -103,6 +103,8 @@ def test_weights_of_no_reward_are_refused_as_soon_as_that_is_known(mine, model, 
                              ({"environment": 1.0}, "no reward is called 'environment'")):
         with pytest.raises(ConfigError, match=message):
             assemble(tiny_run(model, rewards=(f"{mine}:brief",), reward_weights=weights), tmp_path)
+    with pytest.raises(ConfigError, match="no reward is called 'environment'"):
+        check_weights({"environment": 1}, [], f"{mine}:floating", environment=False)
     check_weights({"other": 1}, [], f"{mine}:floating", environment=False)  # not known before it has graded
     for verifier, rewards, weights, message in (
             (f"{mine}:floating", (), {"correct": 1.0}, "no reward gives a component 'correct'; valid: reward"),

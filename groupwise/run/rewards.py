@@ -46,7 +46,7 @@ def check_weights(weights: Mapping[str, float], rewards: Sequence[str], verifier
     names = ["correct", *named(rewards), *(["environment"] if environment else [])]
     for key in weights:
         # What a verifier of the user's own gives is known when it has graded: see `Checked`.
-        if key.partition("/")[0] not in names and verifier in VERIFIERS:
+        if key.partition("/")[0] not in names and (verifier in VERIFIERS or key == "environment"):
             raise ConfigError(f"reward_weights: no reward is called {key!r}; {nearest(key, names)}")
 
 
