@@ -160,6 +160,19 @@ def stages(args: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
+def table(report: dict[str, Any]) -> str:
+    """Accuracy before and after as Markdown."""
+    def cell(when: str, what: str, how: str) -> str:
+        row = report["accuracy"][when][what][how]
+        return f"{row['value']:.1%} [{row['low']:.1%}, {row['high']:.1%}]"
+
+    head = "| lines | number | greedy before | greedy after | at temperature 1 before | at temperature 1 after |"
+    return "\n".join([head, "| --- | ---: | ---: | ---: | ---: | ---: |", *(
+        f"| {what} | {some['greedy']['n']} | "
+        + " | ".join(cell(when, what, how) for how in ("greedy", "sampled") for when in ("before", "after")) + " |"
+        for what, some in report["accuracy"]["before"].items())])
+
+
 def main() -> None:
     """Make, measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -173,7 +186,7 @@ def main() -> None:
     parser.add_argument("--curve", type=Path, help="copy the run's curve here")
     args = parser.parse_args()
     report = stages(args)
-    print(json.dumps(report, indent=1))
+    print(json.dumps(report, indent=1), table(report), sep="\n\n")
     if args.json:
         args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     if args.curve:

@@ -42,3 +42,10 @@ def test_the_lines_are_dealt_apart(gsm8k, tmp_path, monkeypatch):
     texts = [{row["problem"] for row in part} for part in parts]
     assert not texts[1] & texts[2]
     assert not (texts[1] | texts[2]) & {row["problem"] for row in parts[0] if "id" in row}
+
+
+def test_the_page_shows_the_figures(gsm8k):
+    report = json.loads((BENCH / "results" / "gsm8k.json").read_text())
+    assert gsm8k.table(report) in (BENCH.parent / "docs" / "models.md").read_text()
+    assert report["warmup"] == list(gsm8k.WARMUP)
+    assert report["train"][:-2] == list(gsm8k.TRAIN)

@@ -89,7 +89,7 @@ def _progress(axes: "Axes", metrics: Rows, evaluations: Rows) -> None:
     axes.set_title("Reward and accuracy")
     rewards = column(metrics, "reward")[1]
     axes.set_ylim(min([0.0, *rewards]), max([1.0, *rewards]) * 1.03)
-    _legend(axes, "upper left")
+    _legend(axes, "best")
 
 
 def _lengths(axes: "Axes", metrics: Rows) -> None:
