@@ -105,6 +105,8 @@ def test_all_other_commands_can_be_read(words, here, monkeypatch, capsys):
     loop.train = loop.resume = lambda what, **_: done.append(what) or here
     monkeypatch.setitem(sys.modules, "groupwise.run.loop", loop)
     monkeypatch.setattr("groupwise.run.warmup.warmup", done.append)
+    monkeypatch.setattr("groupwise.lab.plan.plan", lambda run: done.append(run) or types.SimpleNamespace(fits=True, lowered={}))
+    monkeypatch.setattr("groupwise.lab.plan.lines", lambda found: [])
     for i, word in enumerate(words):  # what an earlier command of the page would have left behind
         if word == "--config":
             Path(words[i + 1]).parent.mkdir(parents=True)
