@@ -241,7 +241,7 @@ def limit(more):
 
 torch.set_num_threads(1)
 objective = METHODS["dr_grpo"](max_tokens=64).objective
-for compute, mib, context in (("modules", 220, 0), ("kernels", 60, 2000)):
+for compute, mib, context in (("modules", 220, 0), ("kernels", 100, 2000)):
     policy = tiny_policy()
     policy.model.resize_token_embeddings(151936, mean_resizing=False)
     learner = Learner(policy, Settings(micro_tokens=2**14, logit_chunk=2**28),
@@ -266,10 +266,10 @@ def test_the_real_vocabulary_under_a_limit_of_the_system():
     for line in done.stdout.splitlines():
         *before, micro_tokens, chunk, difference = map(float, line.split())
         assert before == [2**14, 2**28]
-        assert micro_tokens < 2**13
+        assert micro_tokens < 2**14
         assert chunk <= 2**28
         assert difference < 1e-5
-    assert done.stderr.count("out of memory in the gradient") >= 2
+    assert done.stderr.count("out of memory in the gradient") >= 3
 
 
 @pytest.mark.gpu
