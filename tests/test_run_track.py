@@ -27,7 +27,7 @@ def test_a_record_can_be_cut_back_to_a_checkpoint(tmp_path):
     record.truncate(sizes)
     record.close()
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-    assert sorted(before) == ["evaluations.jsonl", "metrics.jsonl", "timing.jsonl"]
+    assert sorted(before) == ["evaluations.jsonl", "metrics.jsonl", "rollouts.jsonl", "timing.jsonl"]
     assert read_lines(tmp_path / "metrics.jsonl") == [{"step": 1, **STEP, "grad_norm": None}]
     record = Record(tmp_path)
     with pytest.raises(CheckpointError, match=r"metrics\.jsonl"):

@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,6 +11,7 @@ import rich.console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from groupwise.run.disk import Journal
+from groupwise.run.trackers import Nobody, Tracker
 
 COLUMNS: dict[str, tuple[str, str, int]] = {
     "reward": ("reward", "{:.3f}", 7),
@@ -26,28 +27,38 @@ COLUMNS: dict[str, tuple[str, str, int]] = {
 """What the console shows: a name in the metrics or the timing, with its heading, format and width. `informative` is the share of
 groups whose rewards differ, `entropy` is in nats a token (of the tokens trained on), `length` in tokens, `truncated` the share of
 rollouts out of tokens, `ess` the effective sample size of the ratios as a share."""
+JOURNALS = ("metrics", "evaluations", "rollouts", "timing")
 FIRST, LAST = 8, 8
 REPEAT = 25
 RECENT = 20
 
 
 class Record:
-    """`metrics.jsonl` and `evaluations.jsonl`, with the same bytes for the same run, and `timing.jsonl`, which is never compared.
+    """`metrics.jsonl`, `evaluations.jsonl` and `rollouts.jsonl`, with the same bytes for the same run, and `timing.jsonl`, which
+    is never compared. The numbers of steps and evaluations go to `trackers` too.
 
     `sizes` goes into a checkpoint, `truncate` takes it back on resume.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._journals = {name: Journal(folder / f"{name}.jsonl") for name in ("metrics", "evaluations", "timing")}
+        self._journals = {name: Journal(folder / f"{name}.jsonl") for name in JOURNALS}
+        self.trackers: Tracker = Nobody()
 
     def log(self, step: int, metrics: Mapping[str, float], timing: Mapping[str, float]) -> None:
         """Write one line of numbers and one of clocks."""
         self._journals["metrics"].append({"step": step, **metrics})
         self._journals["timing"].append({"step": step, **timing})
+        self.trackers.log(step, {**metrics, **{f"time/{name}": x for name, x in timing.items()}})
 
     def evaluation(self, step: int, row: Mapping[str, Any]) -> None:
         """Write what an evaluation after `step` found (0: before the first)."""
         self._journals["evaluations"].append({"step": step, **row})
+        self.trackers.log(step, {f"heldout/{name}": x for name, x in row.items() if isinstance(x, int | float)})
+
+    def rollouts(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write groups of a step, one line each."""
+        for one in rows:
+            self._journals["rollouts"].append({"step": step, **one})
 
     def sync(self) -> None:
         """Make all lines durable."""
@@ -61,7 +72,7 @@ class Record:
     def truncate(self, sizes: Mapping[str, int]) -> None:
         """Cut every file back to its size at a checkpoint. Raises CheckpointError if one is shorter than that."""
         for name, journal in self._journals.items():
-            journal.truncate(sizes[name])
+            journal.truncate(sizes.get(name, 0))  # a checkpoint of an older release knows of fewer files
 
     def close(self) -> None:
         """Make all lines durable and close the files."""
