@@ -1,4 +1,4 @@
-"""A run folder as it can be looked at: finished, going on or cut off. What is drawn of it is declared here once, for all drawings."""
+"""A run folder as it can be looked at: finished, going on or cut off. What is drawn of it is declared here, for all drawings."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -147,8 +147,14 @@ def smooth(values: Sequence[float], window: int) -> list[float]:
 
 
 def drawn(panel: Panel, looks: Sequence[Look]) -> list[tuple[int, int]]:
-    """Which curves of a panel there are: index of the run, index of the series."""
-    return [(i, j) for i, one in enumerate(looks) for j, series in enumerate(panel.series) if one.curve(series)[1]]
+    """Which curves of a panel there are: index of the run, index of the series. What lies on an earlier curve is left out, as the
+    accuracy does where it is the whole reward.
+    """
+    out = []
+    for i, one in enumerate(looks):
+        curves = [one.curve(series) for series in panel.series]
+        out += [(i, j) for j, curve in enumerate(curves) if curve[1] and (curve not in curves[:j] or len(set(curve[1])) == 1)]
+    return out
 
 
 def limits(panel: Panel, looks: Sequence[Look]) -> tuple[float, float, float, float]:

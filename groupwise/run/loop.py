@@ -170,12 +170,12 @@ def _go(job: Job, start: int, sizes: dict[str, int] | None, problems: Sequence[s
         left.unlink()
     if start < job.run.steps:
         shutil.rmtree(job.folder / "model", ignore_errors=True)  # of steps that are made again from an older checkpoint
-    told = read_lines(job.folder / "metrics.jsonl")
+    told = max((row["step"] for row in read_lines(job.folder / "metrics.jsonl")), default=-1)
     record = Record(job.folder)
     try:
         record.truncate(sizes or dict.fromkeys(record.sizes(), 0))
-        with job.workers, job.grader, Console(job.run.steps) as console, Stop(console.warn) as stop, \
-                Trackers(job.run, job.folder, start, told[-1]["step"] if told else -1, console.warn) as record.trackers:
+        with (job.workers, job.grader, Console(job.run.steps, eval_every=job.run.eval_every) as console,
+              Stop(console.warn) as stop, Trackers(job.run, job.folder, start, told, console.warn) as record.trackers):
             if job.task.dropped:
                 console.say(f"{job.task.dropped} training prompts stand twice in the data and are used once")
             for line in job.notes:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from groupwise.errors import ConfigError
-from groupwise.run.look import PANELS, Look, Panel, Rows, column, drawn, smooth
+from groupwise.run.look import PANELS, Look, Panel, Rows, column, drawn, limits, smooth
 
 if find_spec("matplotlib") is None:
     raise ConfigError("drawing the curve of a run needs matplotlib: pip install 'groupwise[plots]'")
@@ -97,7 +97,7 @@ def _legend(axes: "Axes", place: str) -> None:
 
 
 def panels(looks: Sequence[Look], path: Path) -> None:
-    """Draw every panel that has a curve, as a PNG at `path`: of one run its series in colours, of several a colour for each run."""
+    """Draw every panel that has a curve, as a PNG at `path`: of one run its series in colours, of several a colour each."""
     import matplotlib as mpl
     mpl.use("Agg")
     import matplotlib.pyplot as plt
@@ -105,37 +105,44 @@ def panels(looks: Sequence[Look], path: Path) -> None:
     shown = [panel for panel in PANELS if drawn(panel, looks)] or [PANELS[0]]
     across = 3 if len(shown) > 4 else 2
     down = -(-len(shown) // across)
-    with plt.rc_context(STYLE | {"legend.fontsize": 8}):
+    with plt.rc_context(STYLE | {"legend.fontsize": 8, "text.parse_math": False}):
         figure, grid = plt.subplots(down, across, figsize=(4.6 * across, 3.2 * down), layout="constrained", squeeze=False)
         for axes, panel in zip(grid.flat, shown, strict=False):
             _panel(axes, panel, looks)
         for axes in list(grid.flat)[len(shown):]:
             axes.set_axis_off()
-        figure.suptitle(" | ".join(f"{one.name}: {one.title}" for one in looks).replace("$", r"\$"), x=0.01, ha="left", fontsize=12,
-                        fontweight="bold")
+        for i, one in enumerate(looks):
+            axes = grid.flat[0]
+            axes.plot([], [], color=COLOURS[i % len(COLOURS)] if len(looks) > 1 else "none", linewidth=4,
+                      label=f"{one.name}: {one.title}")
+        handles = grid.flat[0].lines[-len(looks):]
+        figure.legend(handles=handles, loc="outside upper left", ncols=min(3, len(looks)), prop={"size": 11, "weight": "bold"},
+                      handlelength=1.0 if len(looks) > 1 else 0.0)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=110, facecolor="white")
         plt.close(figure)
 
 
 def _panel(axes: "Axes", panel: Panel, looks: Sequence[Look]) -> None:
-    several = len(looks) > 1
+    several, named = len(looks) > 1, set[int]()
     for i, j in drawn(panel, looks):
         series, own = panel.series[j], looks[i]
         colour, dash = (COLOURS[i % len(COLOURS)], DASHES[j % len(DASHES)]) if several else (COLOURS[j], "-")
         steps, values = own.curve(series)
         if band := own.band(series):
-            axes.fill_between(*zip(*band, strict=True), color=colour, alpha=0.15, linewidth=0)
+            at, bottom, top = zip(*band, strict=True)
+            axes.fill_between(at, bottom, top, color=colour, alpha=0.15, linewidth=0)
         elif not several:
             axes.plot(steps, values, color=colour, alpha=0.25, linewidth=1.0)
         smoothed = values if series.source == "evaluations" else smooth(values, max(1, len(values) // 15))
-        label = f"{own.name}: {series.label}" if several else series.label
-        few = "o" if len(values) < 25 else None
-        axes.plot(steps, smoothed, dash, color=colour, linewidth=1.8, label=label.replace("$", r"\$"), marker=few, markersize=3)
+        axes.plot(steps, smoothed, dash, color=colour, linewidth=1.8, marker="o" if len(values) < 25 else None, markersize=3)
+        if j not in named:
+            axes.plot([], [], dash, color=GREY if several else colour, label=series.label)
+            named.add(j)
+    first, last, low, high = limits(panel, looks)
+    axes.set_ylim(low, high + 0.05 * (high - low))
+    axes.set_xlim(first, last)
     axes.set_title(panel.title)
     axes.set_ylabel(panel.unit)
     axes.set_xlabel("step")
-    axes.margins(x=0.01)
-    if panel.zero:
-        axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     _legend(axes, "best")

@@ -83,11 +83,12 @@ class Record:
 class Console:
     """One line per step above a progress bar; where nobody watches (a pipe, a log file) a plain line every `every` steps.
 
-    A context manager, so that the terminal is left in order.
+    A context manager, so that the terminal is left in order. The time left counts evaluations every `eval_every` steps (0: none).
     """
 
-    def __init__(self, steps: int, *, every: int = 10, console: rich.console.Console | None = None) -> None:
-        self.steps, self.every = steps, every
+    def __init__(self, steps: int, *, every: int = 10, eval_every: int = 0, console: rich.console.Console | None = None) -> None:
+        self.steps, self.every, self.eval_every = steps, every, eval_every
+        self.evaluation = 0.0
         self._out = console or rich.console.Console()
         self._progress = Progress(BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), console=self._out,
                                   transient=True, disable=not self._out.is_terminal)
@@ -106,7 +107,8 @@ class Console:
     def log(self, step: int, metrics: Mapping[str, float], timing: Mapping[str, float]) -> None:
         """Show a step. `timing` may hold `seconds` and `tokens_per_second`; absent numbers are shown as a dash."""
         self._seconds.append(timing.get("seconds", math.nan))
-        left = float(sum(self._seconds)) / len(self._seconds) * (self.steps - step)
+        evaluations = math.ceil(self.steps / self.eval_every) - (step - 1) // self.eval_every if self.eval_every else 0
+        left = float(sum(self._seconds)) / len(self._seconds) * (self.steps - step) + self.evaluation * evaluations
         self._progress.update(self._bar, completed=step, description=f"{duration(left)} left")
         if not self._out.is_terminal and step % self.every and step not in (1, self.steps):
             return
@@ -116,6 +118,11 @@ class Console:
         seen = {**metrics, **timing}
         self._print(row(f"{step}/{self.steps}", [number(seen.get(name), form) for name, (_, form, _) in COLUMNS.items()],
                         duration(left)))
+
+    def evaluated(self, text: str, seconds: float) -> None:
+        """Say what an evaluation found, and remember what it took."""
+        self.evaluation = seconds
+        self._print(text)
 
     def say(self, text: str) -> None:
         """Print a line, such as the batch arithmetic or what an evaluation found."""
