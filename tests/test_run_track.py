@@ -56,6 +56,15 @@ def test_off_a_terminal_only_some_steps_are_lines_and_none_is_wrapped():
     assert len(lines[0]) <= 80
 
 
+def test_the_time_left_counts_the_evaluations_to_come():
+    out = console()
+    with Console(30, every=1, eval_every=10, console=out) as shown:
+        shown.evaluated("found", 60.0)
+        for step in (9, 10, 11):
+            shown.log(step, STEP, CLOCK)
+    assert [line.split()[-1] for line in out.file.getvalue().splitlines()[2:]] == ["3m42s", "3m40s", "2m38s"]
+
+
 def test_on_a_terminal_every_step_is_a_line():
     out = console(force_terminal=True)
     with Console(3, console=out) as shown:

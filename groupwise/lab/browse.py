@@ -98,7 +98,7 @@ def _visible(piece: str) -> str:
 
 def _colour(x: float | None, top: float) -> str:
     """The style of a token: white on a shade of the sign's colour, the stronger the further from neutral."""
-    shade = math.ceil(SHADES * abs(x) / top) if x and top else 0
+    shade = round(SHADES * abs(x) / top) if x and top else 0
     if not shade:
         return ""
     red, green, blue = (round(c * (0.35 + 0.65 * shade / SHADES)) for c in (UP if x and x > 0 else DOWN))

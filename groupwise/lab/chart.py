@@ -25,7 +25,7 @@ def summary(one: Look) -> str:
     rows = [row for row in one.evaluations if row.get("value") is not None]
     if rows:
         said = [f"{row['value']:.1%} [{row['low']:.1%}, {row['high']:.1%}]" for row in (rows[0], rows[-1])]
-        lines.append(f"  held-out accuracy {said[0]} -> {said[1]} after step {rows[-1]['step']} ({rows[-1]['n']} prompts)")
+        lines.append(f"  held-out accuracy {said[0]} -> {said[1]} ({rows[-1]['n']} prompts)")
     return "\n".join(lines)
 
 

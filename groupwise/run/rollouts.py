@@ -78,11 +78,10 @@ class Watch:
     def _rollout(self, rollout: Rollout, tokens: dict[str, Any]) -> dict[str, Any]:
         episode, verdict = rollout.episode, rollout.verdict
         finish = episode.turns[-1].completion.finish if episode.turns else "abort"
-        ids = tokens.pop("ids", [])
         return {"text": episode.text, "reward": rollout.reward, "correct": verdict.correct, "kind": verdict.kind,
                 "finish": finish, "extracted": verdict.extracted, "length": episode.length, "role": episode.role,
                 "components": {c.name: rollout.component(c.name) for c in rollout.components},
-                "tokens": pieces(self.job.policy.tokenizer, ids), **tokens}
+                "tokens": pieces(self.job.policy.tokenizer, tokens.get("ids", [])), **tokens}
 
 
 def _wrote(rollout: Rollout) -> bool:
