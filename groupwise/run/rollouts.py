@@ -36,6 +36,8 @@ class Watch:
 
     def credited(self, groups: Sequence[Group], batch: Batch) -> None:
         """Before the updates: `batch` holds the groups in their order, with their credit."""
+        if not self.most:
+            return
         self.groups = list(groups[: self.most])
         found = batch.groups(range(len(self.groups)))
         if not len(found.tokens):
