@@ -1,4 +1,4 @@
-"""The commands that look at methods instead of training with them: explain, diff, check, conformance.
+"""The commands that look at methods and runs instead of training: explain, diff, check, conformance, diagnose.
 
 Like those of `groupwise.cli` they import what does the work when they are called.
 """
@@ -9,7 +9,7 @@ from typing import Any
 
 import tyro
 
-from groupwise.errors import ConfigError
+from groupwise.errors import ConfigError, nearest
 from groupwise.run.disk import write, write_json
 from groupwise.run.settings import Words
 
@@ -150,6 +150,46 @@ def conformance(words: Sequence[str]) -> int:
         write_json(Path(report), as_json(rows))
     show(data, rows)
     return FAILED if any(row.status != "pass" for row in rows) else 0
+
+
+def diagnose(words: Sequence[str]) -> int:
+    """Say what is wrong with a run and what to do, or what was looked at; exit code 1 if something is; --json FILE as data."""
+
+    def arguments(run: tyro.conf.Positional[str], prompts: int = 64, quick: bool = False,
+                  json: str = "") -> tuple[str, int, bool, str]:
+        """Look for what keeps a run from learning; the run may be going on.
+
+        Args:
+            run: the run's folder, or its name if it lies in runs/.
+            prompts: held-out problems that the policies are asked.
+            quick: only settings, record, weights and data: ask no policy and no verifier.
+            json: also write the report to this file.
+
+        """
+        return run, prompts, quick, json
+
+    name, prompts, quick, file = tyro.cli(arguments, args=list(words), prog="groupwise diagnose")
+    folder = run_folder(name)
+    check_report(file)
+    if prompts < 1:
+        raise ConfigError(f"prompts must be at least 1, got {prompts}")
+    from groupwise.lab import diagnose as lab
+
+    report = lab.diagnose(folder, prompts=prompts, probe=not quick)
+    print(lab.as_text(report))
+    if file:
+        write_json(Path(file), lab.as_json(report))
+    return FAILED if report.wrong else 0
+
+
+def run_folder(name: str) -> Path:
+    """The folder of a run, given as a folder or by its name in runs/. ConfigError with the nearest name if there is none."""
+    folder = Path(name) if Path(name).is_dir() else Path("runs") / name
+    if not folder.is_dir():
+        known = [path.parent.name for path in Path("runs").glob("*/run.toml")]
+        raise ConfigError(f"there is no run folder {str(folder)!r}; "
+                          f"{nearest(folder.name, known) if known else 'there are no runs here yet'}")
+    return folder
 
 
 def check_report(file: str) -> None:

@@ -82,6 +82,13 @@ def load(source: str | Path, *, dtype: torch.dtype = torch.float32, device: str 
     return policy_of(model, tokenizer)
 
 
+def marks(policy: Policy) -> frozenset[int]:
+    """The special tokens of a policy that do not end a completion."""
+    added = policy.tokenizer.added_tokens_decoder
+    special = {i for i, token in added.items() if token.special} | set(policy.tokenizer.all_special_ids)
+    return frozenset(special - set(policy.eos_ids))
+
+
 @contextlib.contextmanager
 def attention(model: PreTrainedModel, kind: str) -> Iterator[None]:
     """The model with another implementation of attention ("sdpa", "eager"), for forwards in this context; costs 0.03 ms."""

@@ -1,7 +1,8 @@
 """From settings to a job: everything a run needs, checked before any work starts."""
 
 import contextlib
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import resources
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 import transformers
+from torch import Tensor
 
 import groupwise
 from groupwise.core.rollout import Prompt
@@ -31,6 +33,7 @@ from groupwise.run.compose import method_of
 from groupwise.run.grade import Grader
 from groupwise.run.machine import SMALL, device_of, with_threads
 from groupwise.run.settings import Run
+from groupwise.run.watch import Watch
 from groupwise.run.workers import Setup, Split, Workers
 from groupwise.tasks import make
 from groupwise.tasks.task import Task
@@ -59,6 +62,7 @@ class Job:
     state: MethodState
     sampling: Sampling
     notes: list[str]
+    watch: Watch
     empty_steps: int = 0
 
 
@@ -120,8 +124,9 @@ def _job(run: Run, folder: Path, task: Task, method: Method, learner: Learner, g
     sampler = Sampler(method, engine, grader, policy, prompts, sampling, prompts_per_step=run.prompts_per_step,
                       group_size=run.group_size, seed=run.seed, environment=task.environment, learner=learner,
                       context_limit=context)
+    watch = Watch(run, rates(run, method), scale_of(learner.parameters.values()))
     return Job(run, folder, task, heldout, method, policy, learner, engine, sampler, grader, workers, method.state(), sampling,
-               notes=[])
+               notes=[], watch=watch)
 
 
 def learner_of(run: Run, policy: Policy, method: Method, base: str | Path, compile: Compile | None = None,
@@ -169,6 +174,18 @@ def settings_of(run: Run, method: Method) -> Settings:
                     total_steps=run.steps * method.update.steps, weight_decay=own.weight_decay, betas=own.betas,
                     grad_clip=own.grad_clip, micro_tokens=own.micro_tokens, temperature=run.sampling.temperature,
                     precision=getattr(torch, own.dtype))
+
+
+def rates(run: Run, method: Method) -> list[float]:
+    """The learning rates of all optimiser steps of a run, the first 100,000 of them."""
+    settings = settings_of(run, method)
+    return [settings.rate(step) for step in range(min(settings.total_steps, 100_000))]
+
+
+def scale_of(weights: Iterable[Tensor]) -> float:
+    """The root mean square of weights."""
+    parts = [(float(w.detach().float().square().sum()), w.numel()) for w in weights]
+    return math.sqrt(sum(square for square, _ in parts) / max(1, sum(n for _, n in parts)))
 
 
 def _filled(run: Run, task: Task, policy: Policy, device: str, library: Library | str) -> Run:

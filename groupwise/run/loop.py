@@ -39,7 +39,7 @@ def loop(job: Job, start: int, record: Record, console: Console, checkpoints: Ch
         began = time.perf_counter()
         plans = sampler.draw(step)
         groups = sampler.collect(plans, step)  # generate, verify, observe, intervene, admit, shape
-        job.empty_steps = _patience(job.empty_steps, groups, sampler.tally.refused)
+        job.empty_steps = _patience(job, groups)
         stats, factors, collected = [], NO_FACTORS, time.perf_counter()
         if groups:
             job.state.observe(groups)
@@ -57,7 +57,7 @@ def loop(job: Job, start: int, record: Record, console: Console, checkpoints: Ch
         job.state.after_update(sampler)
         seen, timing = metrics.of_step(sampler.tally, stats, objective, factors), _timing(job, began, collected)
         console.log(step + 1, seen, timing)
-        alarms(job, seen, console)
+        alarms(job, step + 1, seen, console)
         last = step + 1 == run.steps
         if run.eval_every and ((step + 1) % run.eval_every == 0 or last):
             timing["evaluate"] = evaluate_now(job, step + 1, record, console)
@@ -70,13 +70,14 @@ def loop(job: Job, start: int, record: Record, console: Console, checkpoints: Ch
             raise Stopped(f"ended after step {step + 1} of {run.steps}: go on with `{command()} resume {job.folder}`")
 
 
-def _patience(empty: int, groups: Sequence[Group], refused: Any) -> int:
+def _patience(job: Job, groups: Sequence[Group]) -> int:
     """How many steps in a row had no group; TrainingError after too many."""
-    empty = 0 if groups else empty + 1
+    empty = 0 if groups else job.empty_steps + 1
     if empty >= PATIENCE:
-        raise TrainingError(f"no group was admitted {empty} steps in a row ({dict(refused)} refused in the last one): the "
-                            "problems are all solved or all too hard for this policy; change the data, raise group_size, or take "
-                            "a method without dynamic sampling")
+        raise TrainingError(f"no group was admitted {empty} steps in a row ({dict(job.sampler.tally.refused)} refused in the "
+                            "last one): the problems are all solved or all too hard for this policy; change the data, raise "
+                            "group_size, or take a method without dynamic sampling "
+                            f"(`{command()} diagnose {job.folder}` looks for the cause)")
     return empty
 
 
@@ -166,6 +167,7 @@ def _go(job: Job, start: int, sizes: dict[str, int] | None, problems: Sequence[s
     record = Record(job.folder)
     try:
         record.truncate(sizes or dict.fromkeys(record.sizes(), 0))
+        job.watch.remember(job.folder)
         with job.workers, job.grader, Console(job.run.steps) as console, Stop(console.warn) as stop:
             if job.task.dropped:
                 console.say(f"{job.task.dropped} training prompts stand twice in the data and are used once")
