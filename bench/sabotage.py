@@ -1,8 +1,8 @@
-"""Runs of the embedded task that were broken on purpose, and healthy ones: what is said while they run and by `groupwise diagnose`.
+"""Runs of the embedded task broken on purpose, and healthy ones: what is said while they run and by `groupwise diagnose`.
 
-    python bench/sabotage.py                       all, into bench/results/sabotage.json and docs/diagnose.md (minutes)
+    python bench/sabotage.py                       all, into bench/results/sabotage.json and two pages of docs/
     python bench/sabotage.py --only stale          those with this in their name, printed
-    python bench/sabotage.py --check               whether docs/diagnose.md is that of the results
+    python bench/sabotage.py --check               whether the pages are up to date
 
 Each is trained and diagnosed by the command line, in a temporary folder. A run counts as named if the first thing that is found is
 what was broken, and nothing else is (what follows from it is said to follow).
@@ -23,19 +23,22 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from groupwise import cli  # noqa: E402
-from groupwise.engines.compiled import Kernels  # noqa: E402
 from groupwise.engines.native import Native  # noqa: E402
 from groupwise.kernels.library import Compiled  # noqa: E402
 from groupwise.models.load import Policy, load, save  # noqa: E402
 from groupwise.run import assemble  # noqa: E402
+from groupwise.run.assemble import base_of, engine_of  # noqa: E402
+from groupwise.run.disk import read_lines  # noqa: E402
 from groupwise.run.settings import Run  # noqa: E402
 from groupwise.tasks.reduce import reduce  # noqa: E402
 
-RESULTS, PAGE = ROOT / "bench" / "results" / "sabotage.json", ROOT / "docs" / "diagnose.md"
+RESULTS, DOCS = ROOT / "bench" / "results" / "sabotage.json", ROOT / "docs"
 COMMON = ("--steps", "30", "--eval-every", "15", "--eval-prompts", "200", "--workers", "1")
 USER = '''
 import time
@@ -99,28 +102,17 @@ class Case:
     during: Callable[[], contextlib.AbstractContextManager[Any]] = field(default=contextlib.nullcontext)
 
 
-class Deaf:
-    """An engine with a copy of the policy, which takes note of new versions and no weights."""
-
-    def load(self, weights: Any, *, version: int) -> None:
-        self.version = version
-
-
-class DeafNative(Deaf, Native):
-    """By the model's modules."""
-
-
-class DeafKernels(Deaf, Kernels):
-    """By the kernels."""
-
-
 def deaf(policy: Policy, compiled: Compiled | None = None, workers: Any = None) -> Native:
-    """Such an engine."""
+    """An engine with a copy of the policy, which takes note of new versions and of no weights."""
     own = copy.deepcopy(policy)
-    if compiled is None:
-        return DeafNative(own)
-    return DeafKernels(own, Compiled(own.model, library=compiled.library, threads=compiled.threads, narrow=compiled.narrow),
-                       max_rows=assemble.CACHES)
+    apart = compiled and Compiled(own.model, library=compiled.library, threads=compiled.threads, narrow=compiled.narrow)
+    engine = engine_of(own, apart, workers)
+
+    def load(weights: Any, *, version: int) -> None:
+        engine.version = version
+
+    engine.load = load
+    return engine
 
 
 CASES = (
@@ -136,30 +128,33 @@ CASES = (
     Case("inverted-verifier", "verifier accepts what is wrong", ("--task", "user.py:upside_down", "--model", "policy"),
          "inverted_reward"),
     Case("stale", "engine never takes the weights", (), "stale_engine", lambda: mock.patch.object(assemble, "engine_of", deaf)),
-    Case("hard", "products, which the policy has never seen", ("--task", "products.jsonl", "--model", "policy", "--task-args",
-                                                               "verifier=last_integer", "max_tokens=64"), "all_hard"),
-    Case("timeout", "verifier hangs at longer answers", ("--task", "user.py:hanging", "--model", "policy", "--verify-deadline", "0.2",
-                                                         "--steps", "5", "--prompts-per-step", "4", "--eval-every", "0"),
-         "grader_timeout"),
+    Case("hard", "products, which the policy has never seen", (
+        "--task", "products.jsonl", "--model", "policy", "--task-args", "verifier=last_integer", "max_tokens=64"), "all_hard"),
+    Case("timeout", "verifier hangs at longer answers", (
+        "--task", "user.py:hanging", "--model", "policy", "--verify-deadline", "0.2", "--steps", "5", "--prompts-per-step", "4",
+        "--eval-every", "0"), "grader_timeout"),
     Case("leak", "a tenth of the held-out problems are training problems with spaces", (
-        "--task", "leak.jsonl", "--model", "policy", "--task-args", "verifier=last_integer", "max_tokens=64"), "heldout_leak"),
+        "--task", "leak.jsonl", "--model", "policy", "--task-args", "verifier=last_integer", "max_tokens=64"),
+         "heldout_leak"),
     Case("repeats", "held-out problems twice, once with spaces", (
-        "--task", "repeats.jsonl", "--model", "policy", "--task-args", "verifier=last_integer", "max_tokens=64"), "heldout_repeats"),
+        "--task", "repeats.jsonl", "--model", "policy", "--task-args", "verifier=last_integer", "max_tokens=64"),
+         "heldout_repeats"),
     Case("length", "a further reward of 0.05 a character", ("--rewards", "user.py:long", "--steps", "60"), "length_hacked"),
     Case("healthy-dr_grpo", "the default run", ("--steps", "120", "--eval-every", "20")),
     Case("healthy-dapo", "dapo", ("--method", "dapo", "--steps", "40", "--seed", "1")),
     Case("healthy-grpo", "grpo with its pull to the reference", ("--method", "grpo", "--steps", "60", "--seed", "2")),
-    Case("healthy-gspo", "gspo, four updates a batch", ("--method", "gspo", "--updates-per-batch", "4", "--steps", "40", "--seed", "3")),
+    Case("healthy-gspo", "gspo, four updates a batch", (
+        "--method", "gspo", "--updates-per-batch", "4", "--steps", "40", "--seed", "3")),
     Case("healthy-ppo", "ppo with its critic", ("--method", "ppo", "--steps", "40", "--seed", "4")),
-    Case("healthy-modules", "the model's modules, a short run at 1e-6", ("--compute", "modules", "--lr", "1e-6", "--steps", "10",
-                                                                         "--seed", "5")),
+    Case("healthy-modules", "the model's modules, a short run at 1e-6", (
+        "--compute", "modules", "--lr", "1e-6", "--steps", "10", "--seed", "5")),
 )
 
 
 def prepare(folder: Path) -> None:
     """The files that the cases name."""
     (folder / "user.py").write_text(USER)
-    policy = load(assemble.base_of(Run()))
+    policy = load(base_of(Run()))
     save(policy, folder / "policy")
     policy.tokenizer.chat_template = "{% for m in messages %}>{{ m['content'] }};:{% endfor %}"
     save(policy, folder / "chat")
@@ -199,22 +194,44 @@ def run(case: Case) -> dict[str, Any]:
     warned = [name for name in re.findall(r"^warning: (\w+): ", said.getvalue(), re.MULTILINE) if name != "grading"]
     return {"name": case.name, "what": case.what, "words": [*case.words], "expected": case.expected, "running": warned,
             "wrong": report["wrong"], "follows": [f["name"] for f in report["findings"] if f["because"]],
-            "text": texts[report["wrong"][0]] if report["wrong"] else "", "named": report["wrong"] == [case.expected] * bool(case.expected)}
+            "text": texts[report["wrong"][0]] if report["wrong"] else "",
+            "named": report["wrong"] == [case.expected] * bool(case.expected),
+            "ranges": {} if case.expected else ranges(read_lines(Path("runs", case.name, "metrics.jsonl")))}
+
+
+def ranges(rows: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+    """Of each metric the 5th, 50th and 95th percentile over the steps of a run."""
+    names = sorted({name for row in rows for name in row} - {"step"})
+    return {name: np.percentile([row[name] for row in rows if row.get(name) is not None], [5, 50, 95]).tolist() for name in names}
+
+
+def seen(found: Sequence[dict[str, Any]]) -> str:
+    """The metrics of healthy runs, as Markdown: the lowest and the highest of their percentiles, and the median of medians."""
+    healthy = [one["ranges"] for one in found if one["ranges"]]
+    out = ["| metric | low | middle | high | runs |", "| --- | ---: | ---: | ---: | ---: |"]
+    for name in sorted({name for one in healthy for name in one}):
+        low, middle, high = zip(*[one[name] for one in healthy if name in one], strict=True)
+        out.append(f"| `{name}` | {min(low):.3g} | {float(np.median(middle)):.3g} | {max(high):.3g} | {len(low)} |")
+    return "\n".join(out)
 
 
 def table(found: Sequence[dict[str, Any]]) -> str:
     """The cases and what was found, as Markdown."""
     out = ["| run | found by `diagnose` | warned of while it ran |", "| --- | --- | --- |"]
-    out += [f"| {one['what']} | {', '.join(f'`{name}`' for name in one['wrong']) or 'nothing'}{'' if one['named'] else ' (wrong)'} | "
-            f"{', '.join(f'`{name}`' for name in one['running']) or 'nothing'} |" for one in found]
+    for one in found:
+        said, warned = (", ".join(f"`{name}`" for name in one[when]) or "nothing" for when in ("wrong", "running"))
+        out.append(f"| {one['what']} | {said}{'' if one['named'] else ' (wrong)'} | {warned} |")
     return "\n".join(out)
 
 
-def filled(page: str, found: Sequence[dict[str, Any]]) -> str:
-    """The page with the table of these results between its marks."""
-    begin, end = "<!-- sabotage: begin -->", "<!-- sabotage: end -->"
-    before, rest = page.split(begin)
-    return f"{before}{begin}\n{table(found)}\n{end}{rest.split(end)[1]}"
+def pages(found: Sequence[dict[str, Any]]) -> dict[Path, str]:
+    """The pages with what is between their marks made of these results."""
+    out = {}
+    for name, made in (("diagnose.md", table(found)), ("metrics.md", seen(found))):
+        begin, end = "<!-- sabotage: begin -->", "<!-- sabotage: end -->"
+        before, rest = (DOCS / name).read_text().split(begin)
+        out[DOCS / name] = f"{before}{begin}\n{made}\n{end}{rest.split(end)[1]}"
+    return out
 
 
 def results(cases: Sequence[Case]) -> Iterator[dict[str, Any]]:
@@ -239,11 +256,12 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if the page is out of date")
     args = parser.parse_args()
     if args.check:
-        return int(filled(PAGE.read_text(), json.loads(RESULTS.read_text())) != PAGE.read_text())
+        return int(any(path.read_text() != text for path, text in pages(json.loads(RESULTS.read_text())).items()))
     found = list(results([case for case in CASES if args.only in case.name]))
     if not args.only:
         RESULTS.write_text(json.dumps(found, indent=1) + "\n")
-        PAGE.write_text(filled(PAGE.read_text(), found))
+        for path, text in pages(found).items():
+            path.write_text(text)
     return int(not all(one["named"] for one in found))
 
 

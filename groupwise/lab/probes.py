@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from groupwise.core.keyed import fold
 from groupwise.core.rollout import Completion, Context, Episode, Prompt, Turn
 from groupwise.core.services import Request, Sampling
 from groupwise.errors import ConfigError, DataError
@@ -22,7 +23,7 @@ from groupwise.run.causes import CUT
 from groupwise.run.evaluate import Evaluation, counted
 from groupwise.run.findings import Finding, bad, fine, unsure
 
-MORE = 4
+MORE = (4, 16)
 """Times as many tokens are tried where answers run out of them."""
 SHAPES: tuple[Callable[[Any], str], ...] = (
     str, lambda x: f"\\boxed{{{x}}}", lambda x: f"<think>\n</think>\n<answer>{x}</answer>",
@@ -34,7 +35,7 @@ GRADED = 8
 
 @dataclass(frozen=True)
 class Said:
-    """Greedy answers to held-out problems, and how good they are."""
+    """Answers to held-out problems, and how good they are."""
 
     prompts: Sequence[Prompt]
     completions: Sequence[Completion]
@@ -46,8 +47,8 @@ class Said:
 
 
 def ask(job: Job, prompts: Sequence[Prompt], sampling: Sampling) -> Said:
-    """Let the engine's policy answer, greedily."""
-    asked = [Request(Context(p.tokens), (0,), sampling.greedy()) for p in prompts]
+    """Let the engine's policy answer."""
+    asked = [Request(Context(p.tokens), (fold(job.run.seed, "diagnose", p.id),), sampling) for p in prompts]
     return graded(job, prompts, [one for one, in job.engine.generate(asked)])
 
 
@@ -62,10 +63,10 @@ def graded(job: Job, prompts: Sequence[Prompt], completions: Sequence[Completion
 def of_base(job: Job, most: int) -> Iterator[Finding]:
     """What the base policy, which the job's engine holds, says otherwise."""
     prompts = job.heldout[:most]
-    base = ask(job, prompts, job.sampling)
-    yield templates(job, base)
-    yield ends(job, base)
-    yield limits(job, base)
+    greedy = ask(job, prompts, job.sampling.greedy())
+    yield templates(job, greedy)
+    yield ends(job, greedy)
+    yield limits(job, ask(job, prompts, job.sampling))  # as in training: some policies only go round in circles when greedy
 
 
 def templates(job: Job, base: Said) -> Finding:
@@ -77,7 +78,7 @@ def templates(job: Job, base: Said) -> Finding:
             prompts = fill(base.prompts, job.policy.tokenizer, name, room)
         except (ConfigError, DataError):  # the tokenizer cannot write it
             continue
-        tried[name] = ask(job, prompts, replace(job.sampling, stop=TEMPLATES[name].stop))
+        tried[name] = ask(job, prompts, replace(job.sampling.greedy(), stop=TEMPLATES[name].stop))
     now = f"the base policy under template {job.run.template!r}: {base}"
     if not tried:
         return fine("template", f"{now}; no other template can be written with its tokenizer")
@@ -109,18 +110,18 @@ def ends(job: Job, base: Said) -> Finding:
 
 
 def limits(job: Job, base: Said) -> Finding:
-    """Whether answers that run out of tokens would end with more of them."""
+    """Whether answers that run out of tokens would end, or be right, with more of them."""
     now, context = job.sampling.max_tokens, context_limit(job.policy.model.config) or 2**31
-    more = min(MORE * now, context - max(len(p.tokens) for p in base.prompts))
-    if base.found.truncated < 0.1 or more <= now:
-        return fine("limit", f"{base.found.truncated:.0%} of the base policy's greedy answers run out of {now} tokens")
-    longer = ask(job, base.prompts, replace(job.sampling, max_tokens=more))
-    text = f"the base policy with {now} tokens: {base}; with {more}: {longer}"
-    if longer.found.low > base.found.high or (base.found.truncated > CUT and longer.found.truncated < 0.5 * base.found.truncated):
-        return bad("max_tokens_too_short", text, f"raise --max-tokens to {more} or so")
-    if base.found.truncated > CUT:
-        return bad("never_ends", text, "the answers do not end by themselves: look at them, at the template, and at "
-                   "the model's end tokens; a stop text (--stop) may help")
+    room, cut = context - max(len(p.tokens) for p in base.prompts), base.found.truncated
+    text = f"the base policy with {now} tokens: {base}"
+    for more in dict.fromkeys(min(times * now, room) for times in MORE if cut > CUT and room > now):
+        longer = ask(job, base.prompts, replace(job.sampling, max_tokens=more))
+        text += f"; with {more}: {longer}"
+        if longer.found.low > base.found.high or longer.found.truncated < 0.5 * cut:
+            return bad("max_tokens_too_short", text, f"raise --max-tokens to {more} or so")
+    if cut > CUT and room > now:
+        return bad("never_ends", text, "the answers do not end by themselves: look at them, at the template, and at the model's "
+                   "end tokens; a stop text (--stop) may help")
     return fine("limit", text)
 
 
@@ -161,9 +162,9 @@ def _episode(prompt: Prompt, text: str) -> Episode:
 def after(job: Job, weights: Mapping[str, Tensor], recorded: Sequence[str]) -> Finding:
     """Whether the policy that was saved says what the run's last evaluation recorded. The engine holds it from then on."""
     prompts = job.heldout[:len(recorded)]
-    before = ask(job, prompts, job.sampling).found.texts
+    before = ask(job, prompts, job.sampling.greedy()).found.texts
     job.engine.load(weights, version=job.engine.version + 1)
-    now = ask(job, prompts, job.sampling).found.texts
+    now = ask(job, prompts, job.sampling.greedy()).found.texts
     same, old = (sum(a == b for a, b in zip(recorded, texts, strict=True)) for texts in (now, before))
     text = f"of the last {len(recorded)} texts that the run recorded, the saved policy says {same} and the base policy {old}"
     if old > same and old > 0.5 * len(recorded):
