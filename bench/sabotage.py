@@ -4,8 +4,8 @@
     python bench/sabotage.py --only stale          those with this in their name, printed
     python bench/sabotage.py --check               whether the pages are up to date
 
-Each is trained and diagnosed by the command line, in a temporary folder. A run counts as named if the first thing that is found is
-what was broken, and nothing else is (what follows from it is said to follow).
+Each is trained and diagnosed by the command line, in a temporary folder. A run counts as named if what was broken is found, and
+nothing else is (what follows from it is said to follow).
 """
 
 import argparse
