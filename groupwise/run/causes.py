@@ -148,6 +148,8 @@ def engine(seen: Seen) -> Finding:
 
 def finite(seen: Seen) -> Finding:
     """Numbers that are none."""
+    if not seen.rows:
+        return unsure("finite", "no step was finished")
     lost = {name: sum(row.get(name) or 0.0 for row in seen.rows) for name in ("dropped_tokens", "dropped_sequences")}
     lost["skipped_steps"] = max((row.get("skipped_steps") or 0.0 for row in seen.rows), default=0.0)
     text = ", ".join(f"{name.replace('_', ' ')} {n:.0f}" for name, n in lost.items())

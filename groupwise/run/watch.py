@@ -20,6 +20,8 @@ def collapse(seen: Seen) -> Finding:
     if text := fell(seen):
         return bad("collapse", text, "go back to a checkpoint before the fall; lower --lr, or add a pull towards the "
                    "base policy (--method grpo --method-args kl=0.04)")
+    if not first(seen.rows) and len(seen.evaluations) < 2:
+        return unsure("collapse", "too few answers, and fewer than two evaluations")
     return fine("collapse", "accuracy has not fallen")
 
 
