@@ -34,10 +34,11 @@ from groupwise.run.compose import method_of
 from groupwise.run.grade import Grader
 from groupwise.run.learning import learner_of, rates, scale_of
 from groupwise.run.look import generated
-from groupwise.run.machine import SMALL, device_of, with_threads
+from groupwise.run.machine import MOST_ROWS, SMALL, device_of, most_rows, with_threads
 from groupwise.run.policy import described, policy_for
 from groupwise.run.preview import preview
 from groupwise.run.rewards import check_weights, named
+from groupwise.run.serving import python_of, vllm_of
 from groupwise.run.settings import LearnerSettings, Run
 from groupwise.run.watch import Watch
 from groupwise.run.workers import Setup, Split, Workers
@@ -47,8 +48,6 @@ from groupwise.verify import check_ready
 
 EMBEDDED = {"reduce": "reduce"}
 """Tasks with a base policy in the package, and the folder of it."""
-MOST_ROWS = 256
-"""Completions that are sampled at a time."""
 
 
 @dataclass
@@ -77,6 +76,10 @@ class Job:
         """Whether the budget of tokens is used up."""
         return 0 < self.run.token_budget <= sum(map(generated, self.watch.rows))
 
+    def also(self) -> dict[str, float]:
+        """What belongs to a step's metrics besides: settings that were lowered, how the engine took over the weights."""
+        return self.lowered() | self.engine.seen
+
     def lowered(self) -> dict[str, float]:
         """The settings that want of memory has lowered, with their present values."""
         rows = {} if self.engine.max_rows == most_rows(self.run) else {"max_rows": self.engine.max_rows}
@@ -97,11 +100,12 @@ def base_of(run: Run) -> str | Path:
     return folder
 
 
-def assemble(run: Run, folder: Path, weights: Path | None = None) -> Job:
+def assemble(run: Run, folder: Path, weights: Path | None = None, *, serve: bool = False) -> Job:
     """Build a job from resolved settings. `weights` is the folder of the policy to go on with (None: the base policy).
+    `serve`: the engine that the settings name is started, if that is another process; else the native one samples.
 
     Who computes is chosen here: compiled kernels in this process, or the model's own modules in `learner.workers` processes, this
-    one included. Close the job's grader and workers.
+    one included. Close the job's grader, workers and engine.
     """
     transformers.utils.logging.disable_progress_bar()  # the console says what a run does
     torch.manual_seed(run.seed)
@@ -110,6 +114,7 @@ def assemble(run: Run, folder: Path, weights: Path | None = None) -> Job:
     form = form_of(run)
     check_weights(run.reward_weights, run.rewards, task.verifier, task.environment is not None)
     method = method_of(run, run.sampling.max_tokens or task.max_tokens)
+    python = python_of(run) if serve else ""
     check_ready([task.verifier, *named(run.rewards).values()], run.unsafe_exec)
     device, base = device_of(run), (folder / "base" if (folder / "base").is_dir() else base_of(run))
     policy = policy_for(run.learner, base, weights, device=device, seed=run.seed, home=str(folder.resolve() / "base"))
@@ -128,7 +133,8 @@ def assemble(run: Run, folder: Path, weights: Path | None = None) -> Job:
         grader = opening.enter_context(
             Grader(task.verifier, run.rewards, weights=run.reward_weights, workers=run.verify_workers,
                    deadline=run.verify_deadline, device=device))
-        job = _job(run, folder, task, method, learner, grader, workers, context)
+        job = _job(run, folder, task, method, learner, grader, workers, context, python)
+        opening.callback(job.engine.close)
         workers.wait()
         opening.pop_all()
     job.notes += described(run.learner, policy)
@@ -140,14 +146,18 @@ def assemble(run: Run, folder: Path, weights: Path | None = None) -> Job:
 
 
 def _job(run: Run, folder: Path, task: Task, method: Method, learner: Learner, grader: Grader, workers: Workers,
-         context: int) -> Job:
+         context: int, python: str) -> Job:
     """The prompts, the engine and the sampler, around what is there."""
     sampling = Sampling(run.sampling.max_tokens, run.sampling.temperature, stop=run.sampling.stop)
     policy = learner.policy
     given = {"training": task.train, "held-out": task.heldout[: run.eval_prompts]}
     prompts, heldout = (_fitting(run, part, policy, context) for part in given.values())
-    engine = engine_of(policy, learner.scorer.compiled if isinstance(learner.scorer, KernelScorer) else None, workers)
-    engine.max_rows = most_rows(run)
+    if python:
+        engine: Native = vllm_of(run, learner, python, [p.tokens for p in prompts], [p.tokens for p in heldout],
+                                 0 if task.environment is None else context)
+    else:
+        engine = engine_of(policy, learner.scorer.compiled if isinstance(learner.scorer, KernelScorer) else None, workers)
+        engine.max_rows = most_rows(run)
     sampler = Sampler(method, engine, grader, policy, prompts, sampling, prompts_per_step=run.prompts_per_step,
                       group_size=run.group_size, seed=run.seed, environment=task.environment, learner=learner,
                       context_limit=context)
@@ -219,11 +229,6 @@ def engine_of(policy: Policy, compiled: Compiled | None = None, workers: Workers
         return Split(policy, workers, max_rows=MOST_ROWS)
     on_gpu = next(policy.model.parameters()).is_cuda
     return (Graphs if on_gpu else Native)(policy, max_rows=MOST_ROWS, trunk=trunk)
-
-
-def most_rows(run: Run) -> int:
-    """Completions that are sampled at a time."""
-    return run.sampling.max_rows or MOST_ROWS
 
 
 def _filled(run: Run, task: Task, policy: Policy, device: str, library: Library | str, form: Template) -> Run:

@@ -7,11 +7,12 @@ those say themselves.
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal
 
 import tyro
 
+from groupwise.engines.vllm.settings import EngineSettings
 from groupwise.errors import ConfigError, nearest
 from groupwise.run import toml
 
@@ -150,6 +151,9 @@ class Run:
     """Optimiser steps that a batch is cut into; 0: as the method says."""
     sampling: Annotated[SamplingSettings, tyro.conf.arg(name="")] = field(default_factory=SamplingSettings)
     learner: Annotated[LearnerSettings, tyro.conf.arg(name="")] = field(default_factory=LearnerSettings)
+    engine: Literal["native", "vllm"] = "native"
+    """Who samples: this process, or vLLM in a process and an environment of its own (docs/vllm.md)."""
+    serving: Annotated[EngineSettings, tyro.conf.arg(name="")] = field(default_factory=EngineSettings)
     eval_every: int = 20
     """Steps between evaluations (also before the first and after the last); 0: never."""
     eval_prompts: int = 500
@@ -181,6 +185,7 @@ class Run:
         _check_weights(self.reward_weights)
         _check_sampling(self.sampling)
         _check_learner(self.learner)
+        _check_engine(self)
 
 
 def _least(where: str, value: float, least: float, meaning: str = "") -> None:
@@ -214,6 +219,15 @@ def _check_counts(run: Run) -> None:
         raise ConfigError("task and method must not be empty")
     if run.name and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", run.name):
         raise ConfigError(f"run name {run.name!r} must be letters, digits, '.', '_' and '-', as it names a folder")
+
+
+def _check_engine(run: Run) -> None:
+    if run.engine == "native":
+        if given := [f.name for f in fields(EngineSettings) if getattr(run.serving, f.name) != f.default]:
+            raise ConfigError(f"{given[0]} is for an engine that is a process of its own: give engine=vllm, or leave it off")
+    elif run.learner.routing == "recorded":
+        raise ConfigError("routing=recorded needs the engine's choice of experts, and vLLM does not record it: take routing=old "
+                          "or live, or engine=native")
 
 
 def _check_weights(weights: Mapping[str, Any]) -> None:
