@@ -1,4 +1,4 @@
-"""A stand-in for vLLM that speaks its protocol: the real server loop, in a thread, over the native engine; and faults to order."""
+"""A stand-in for vLLM that speaks its protocol: the real server loop in a thread, over the native engine; and faults."""
 
 import socket
 import tempfile
@@ -7,7 +7,6 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import load as read
 from torch import nn
@@ -140,7 +139,7 @@ def scorer(policy):
             with torch.no_grad():
                 logits = policy.model(torch.tensor([[*context, *tokens]])).logits[0, len(context) - 1:-1].double() / temperature
             logp = torch.log_softmax(logits, -1).gather(-1, torch.tensor(tokens, dtype=torch.long)[:, None])
-            out.append(np.array(logp[:, 0]))
+            out.append(logp[:, 0].numpy())
         return out
     return score
 

@@ -4,14 +4,13 @@ What is asked for stays here until it is answered, row by row. So a process that
 proves them, and makes the rows that were still open; their random numbers are their own, and a row that comes twice counts once.
 """
 
-import logging
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -23,21 +22,19 @@ from groupwise.core.rollout import Completion, VersionSpan
 from groupwise.core.services import Request, Sampling
 from groupwise.engines.native import Native
 from groupwise.engines.stops import StopStrings
+from groupwise.engines.vllm.kept import Kept, Ticket
 from groupwise.engines.vllm.process import STARTING, Link, Lost
 from groupwise.engines.vllm.proof import Disagreement, Proof, Prover, Score, same_settings
 from groupwise.engines.vllm.settings import EngineSettings
 from groupwise.engines.vllm.wire import Head
-from groupwise.errors import ConfigError, EngineError
+from groupwise.errors import EngineError
 from groupwise.models import adapter
 from groupwise.models.load import Policy, save
 
-logger = logging.getLogger(__name__)
 FIXED, FIXED_TOKENS = 8, 32
 """Sequences that stay the same over a run, and how long they are at most."""
 COLDEST = 0.01
 """The lowest temperature that vLLM takes as it is."""
-
-Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -49,26 +46,6 @@ class Opening:
     sampling: Sampling
     score: Score
     narrow: bool
-
-
-@dataclass
-class Ticket:
-    """Rows that were asked for together (`ask`), and those that have been made, by place."""
-
-    ask: str
-    rows: list[dict[str, Any]]
-    requests: Sequence[Request] = ()
-    made: dict[int, Head] = field(default_factory=dict)
-
-    @property
-    def whole(self) -> bool:
-        """Whether every row has been made."""
-        return len(self.made) == len(self.rows)
-
-    def take(self, rows: Iterable[Head]) -> None:
-        """Keep rows; one that is there already stays as it is."""
-        for row in rows:
-            self.made.setdefault(row["row"], row)
 
 
 class VLLM(Native):
@@ -83,21 +60,19 @@ class VLLM(Native):
     def __init__(self, policy: Policy, own: EngineSettings, opening: Opening, start: Callable[[], Link], *,
                  max_rows: int = 256) -> None:
         self._describe(policy, max_rows)
-        self.own, self.opening, self.start = own, opening, start
+        self.own, self.opening = own, opening
+        self.kept = Kept(start, self._begin, own.engine_restarts)
         self.dtype = getattr(torch, str(opening.settings["dtype"]))
         self.prover = Prover(opening.score, "bfloat16" if opening.narrow or self.dtype != torch.float32 else "float32",
                              int(opening.settings["length"]))
         self.context_limit = int(opening.settings["length"])
         self.home = tempfile.TemporaryDirectory(prefix="groupwise-vllm-")
-        self.link: Link | None = None
         self.payload = b""
         self.fresh = True  # whether the model's folder, which a new process starts from, has the present weights
-        self.in_place, self.restarts, self.facts = True, 0, dict[str, Any]()
-        self.tickets: dict[int, Ticket] = {}
-        self.replies: dict[int, Head] = {}
+        self.in_place, self.facts = True, dict[str, Any]()
         try:
             self._save()
-            self._surviving(lambda: None)
+            self.kept.surviving(lambda: None)
         except BaseException:
             self.close()
             raise
@@ -114,16 +89,16 @@ class VLLM(Native):
         for request in requests:
             self._check(request)
             _check_sampling(request.sampling)
-        rows = [{"context": list(request.context.tokens), "seed": stream & (2**63 - 1), "sampling": self._asked(request.sampling)}
+        rows = [{"context": list(request.context.tokens), "seed": stream & (2**63 - 1), "sampling": self._told(request.sampling)}
                 for request in requests for stream in request.streams]
         ticket = Ticket("generate", rows, requests)
-        self._surviving(lambda: self._send(ticket))
+        self.kept.surviving(lambda: self.kept.send(ticket, self.version))
         return ticket
 
     def collect(self, ticket: Ticket) -> list[list[Completion]]:
         """The completions of a ticket. EngineError: one lies too many versions behind, or the engine was lost too often."""
         began = time.perf_counter()
-        self._surviving(lambda: self._until(ticket))
+        self.kept.surviving(lambda: self.kept.until(ticket))
         places = iter(range(len(ticket.rows)))
         found = [[self._completion(ticket.made[next(places)], request) for _ in request.streams] for request in ticket.requests]
         every = [(request, one) for request, some in zip(ticket.requests, found, strict=True) for one in some]
@@ -136,7 +111,7 @@ class VLLM(Native):
         """How many of so many completions have a cache at a time."""
         return min(rows, self.max_rows)
 
-    def _asked(self, sampling: Sampling) -> dict[str, Any]:
+    def _told(self, sampling: Sampling) -> dict[str, Any]:
         return {"temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p, "min_p": sampling.min_p,
                 "max_tokens": sampling.max_tokens, "stop": list(sampling.stop), "ends": list(self.policy.eos_ids)}
 
@@ -167,17 +142,18 @@ class VLLM(Native):
         if self.in_place:
             merged = adapter.layers(self.policy.model)
             self.payload = payload(adapter.merged(self.policy.model) if merged else weights, self.dtype)
-            self._surviving(self._push)
+            self.kept.surviving(self._push)
         else:
             self._save()
-            self._drop()
+            self.kept.drop()
         self._proved(f"after the sync to version {version}")
-        self.clocks = {"sync": time.perf_counter() - scored, "prove": scored - began, "engine_restarts": float(self.restarts)}
+        self.clocks = {"sync": time.perf_counter() - scored, "prove": scored - began,
+                       "engine_restarts": float(self.kept.restarts)}
 
     def _push(self) -> None:
-        assert self.link is not None
+        assert self.kept.link is not None
         if not self.fresh:
-            self._reply(self.link.ask("load", {"version": self.version}, self.payload))
+            self.kept.reply(self.kept.link.ask("load", {"version": self.version}, self.payload))
 
     def _save(self) -> None:
         """Write the policy to the folder that a new process starts from."""
@@ -189,7 +165,7 @@ class VLLM(Native):
 
     def _proved(self, what: str) -> None:
         """Prove the weights."""
-        proof = self._surviving(lambda: self._compared(what))
+        proof = self.kept.surviving(lambda: self._compared(what))
         self.seen = {"sync_gap_mean": proof.mean, "sync_gap_max": proof.most}
         if not math.isnan(proof.missed):
             self.seen["sync_missed"] = proof.missed
@@ -208,118 +184,51 @@ class VLLM(Native):
             raise Lost(f"{error}. From now on it is started again for every new version of the weights") from None
 
     def _scored(self, texts: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[np.ndarray]:
-        ticket = Ticket("score", [{"context": list(context), "score": list(tokens)} for context, tokens in texts])
-        self._send(ticket)
-        self._until(ticket)
-        return [np.array(ticket.made[i]["logp"], dtype=np.float64) for i in range(len(texts))]
+        rows = [{"context": list(context), "score": list(tokens)} for context, tokens in texts]
+        return [np.array(row["logp"], dtype=np.float64) for row in self._asked("score", rows)]
 
     # ---- the process -------------------------------------------------------------------------------------------------
 
-    def _surviving(self, do: Callable[[], Made]) -> Made:
-        """`do`, with a process; again with a new one as often as it is lost and the settings allow."""
-        for _ in range(self.own.engine_restarts + 1):
-            try:
-                if self.link is None:
-                    self._begin()
-                return do()
-            except Lost as error:
-                self._drop()
-                self.restarts += 1
-                said, still = str(error), sum(len(ticket.rows) - len(ticket.made) for ticket in self.tickets.values())
-                logger.warning("%s; it is started again, and %d open completions are asked for again", said.partition(". It ")[0],
-                               still)
-        raise EngineError(f"{said}. It was started {self.own.engine_restarts + 1} times for one and the same work "
-                          f"(engine_restarts={self.own.engine_restarts}); the run can be resumed")
-
     def _begin(self) -> None:
-        """A new process with the present weights, proved, and with the open rows to make."""
-        self.link = self.start()
-        reply = self._reply(self.link.give(Path(self.home.name, "model"), self.opening.settings), STARTING)
-        self.facts = reply["facts"]
-        first = not self.prover.fixed
-        self.in_place = self.in_place and (self.facts["reload"] == "in_place")
-        wanted = {name: self.opening.settings[name] for name in ("dtype", "length")} | {"logprobs": "processed_logprobs"}
-        text = self.opening.settings["text"]
-        encoded = self.policy.tokenizer.encode(text, add_special_tokens=False) if text else []
-        same_settings(wanted | {"tokens": encoded}, self.facts)
+        """What a new process is told first: the model, the present weights, which it proves, and the rows that are still open."""
+        link = self.kept.link
+        assert link is not None
+        self.facts = self.kept.reply(link.give(Path(self.home.name, "model"), self.opening.settings), STARTING)["facts"]
+        self.in_place = self.in_place and self.facts["reload"] == "in_place"
+        text = str(self.opening.settings["text"])
+        wanted = {name: self.opening.settings[name] for name in ("dtype", "length")} | {
+            "logprobs": "processed_logprobs", "tokens": self.policy.tokenizer.encode(text, add_special_tokens=False)}
+        same_settings(wanted, self.facts)
         self._push()
-        if first:
+        if not self.prover.fixed:
             self._first()
         else:
             self._compared("after a new start")
-        for ticket in [*self.tickets.values()]:
-            self._send(ticket)
+        for ticket in list(self.kept.tickets.values()):
+            self.kept.send(ticket, self.version)
 
     def _first(self) -> None:
         """Have the fixed sequences sampled, and prove sampling and weights on them."""
+        contexts = self.opening.contexts[:FIXED]
         plain = Sampling(min(FIXED_TOKENS, self.opening.sampling.max_tokens), self.opening.sampling.temperature)
-        ticket = Ticket("generate", [{"context": list(context), "seed": fold("fixed", i) >> 1, "sampling": self._asked(plain)}
-                                     for i, context in enumerate(self.opening.contexts[:FIXED])])
-        self._send(ticket)
-        self._until(ticket)
-        made = [ticket.made[i] for i in range(len(ticket.rows))]
-        texts = [(tuple(context), tuple(row["tokens"])) for context, row in zip(self.opening.contexts, made, strict=False)]
+        made = self._asked("generate", [{"context": list(context), "seed": fold("fixed", i) >> 1, "sampling": self._told(plain)}
+                                        for i, context in enumerate(contexts)])
+        texts = [(tuple(context), tuple(row["tokens"])) for context, row in zip(contexts, made, strict=True)]
         self.prover.drawn(texts, [np.array(row["logp"]) for row in made], plain.temperature)
         self.prover.fix(texts)
         self.prover.expect()
         self._compared("at the start")
 
-    def _send(self, ticket: Ticket) -> None:
-        """Ask for the rows that are still open, under a new number."""
-        assert self.link is not None
-        self._forget(ticket)
-        rows = [[i, row] for i, row in enumerate(ticket.rows) if i not in ticket.made]
-        if rows:
-            self.tickets[self.link.ask(ticket.ask, {"rows": rows, "version": self.version})] = ticket
-
-    def _until(self, ticket: Ticket) -> None:
-        while not ticket.whole:
-            self._take()
-        self._forget(ticket)
-
-    def _forget(self, ticket: Ticket) -> None:
-        self.tickets = {number: other for number, other in self.tickets.items() if other is not ticket}
-
-    def _reply(self, number: int, seconds: float = 0.0) -> Head:
-        """Wait for the answer to a question; rows that come before it are kept."""
-        while number not in self.replies:
-            self._take(max(seconds, self.own.engine_deadline))
-        return self.replies.pop(number)
-
-    def _take(self, seconds: float = 0.0) -> None:
-        """One message."""
-        assert self.link is not None
-        head = self.link.answer(seconds)
-        number, kind = head.get("id", 0), head.get("kind")
-        if kind == "rows" and number in self.tickets:
-            self.tickets[number].take(head["rows"])
-        elif kind == "done":
-            self.replies[number] = head
-        elif kind == "raised":
-            self._raise(head)
-
-    def _raise(self, head: Head) -> None:
-        """What went wrong over there. Lost: the process cannot go on; ConfigError: settings that vLLM does not take."""
-        assert self.link is not None
-        said = f"{self.link.who} says: {head['name']}: {head['message']}"
-        if head.get("fatal"):
-            raise Lost(said)
-        if "KV cache" in said or "cache blocks" in said:
-            raise ConfigError(f"{said}\nThere is no room for its cache of keys and values: raise --engine-memory (GiB), or lower "
-                              "--max-tokens or --max-prompt-tokens")
-        raise EngineError(f"{said}\n{str(head.get('trace', ''))[-1500:]}")
-
-    def _drop(self) -> None:
-        """End the process; what it still owes is asked of the next one."""
-        if self.link is not None:
-            self.link.close()
-        self.link, self.replies = None, {}
-        self.tickets = {number: ticket for number, ticket in self.tickets.items() if ticket.ask == "generate"}
+    def _asked(self, ask: str, rows: list[dict[str, Any]]) -> list[Head]:
+        """The answers to rows, waited for."""
+        ticket = Ticket(ask, rows)
+        self.kept.send(ticket, self.version)
+        self.kept.until(ticket)
+        return [ticket.made[i] for i in range(len(rows))]
 
     def close(self) -> None:
         """End the process."""
-        self.tickets = {}
-        self._drop()
+        self.kept.close()
         self.home.cleanup()
 
 

@@ -48,7 +48,8 @@ def reloads(worker: Any) -> str:
 
 class Core:
     """An engine on the model of a folder (`server.Making`). `settings`: dtype, length, rows, memory (GiB, 0: vLLM's choice),
-    stops (whether stop strings will be asked for), text (to be tokenised, as a check), repack (False: leave vLLM's fault in).
+    stops (whether stop strings will be asked for), text (to be tokenised, as a check); for tests, repack (False: leave vLLM's
+    fault in) and reload ("in_place": where it does not work too).
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
@@ -61,7 +62,7 @@ class Core:
         self.repack = bool(settings.get("repack", True)) and current_platform.is_cpu()
         self.spoken: dict[str, int] = {}
         model = self.engine.vllm_config.model_config
-        self.facts = {"vllm": vllm.__version__, "reload": self.engine.collective_rpc(reloads)[0],
+        self.facts = {"vllm": vllm.__version__, "reload": settings.get("reload") or self.engine.collective_rpc(reloads)[0],
                       "dtype": str(model.dtype).removeprefix("torch."), "length": model.max_model_len,
                       "vocabulary": model.get_vocab_size(), "logprobs": model.logprobs_mode,
                       "tokens": _tokens(folder, settings.get("text", ""))}

@@ -85,31 +85,27 @@ class Link:
         self.end.close()
 
 
-class Local(Link):
-    """A process of this machine, in vLLM's environment; nobody else can reach its socket, which has no name."""
+class Child:
+    """A process in vLLM's environment that answers at one end of a connection; it ends when the other end is closed."""
 
-    def __init__(self, python: str, threads: int, deadline: float) -> None:
-        end, theirs = socket.socketpair()
-        super().__init__(end, deadline)
+    def __init__(self, python: str, threads: int, theirs: socket.socket) -> None:
         self.log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
         environment = {name: value for name, value in os.environ.items() if name not in FORGOTTEN}
         environment |= {"OMP_NUM_THREADS": str(threads), "GOMP_SPINCOUNT": "1000", "VLLM_CPU_OMP_THREADS_BIND": "nobind",
                         "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1",
                         "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR")}
-        with theirs:  # a session of its own, so that Ctrl-C is this process's alone
-            self.process = subprocess.Popen(
-                [python, "-P", "-c", _BOOT, str(_PACKAGE), str(theirs.fileno())], stdin=subprocess.DEVNULL, stdout=self.log,
-                stderr=self.log, pass_fds=(theirs.fileno(),), env=environment, start_new_session=True)
-        self.who = f"the vLLM engine (process {self.process.pid} of this machine, {python})"
+        self.process = subprocess.Popen(  # a session of its own, so that Ctrl-C is this process's alone
+            [python, "-P", "-c", _BOOT, str(_PACKAGE), str(theirs.fileno())], stdin=subprocess.DEVNULL, stdout=self.log,
+            stderr=self.log, pass_fds=(theirs.fileno(),), env=environment, start_new_session=True)
 
-    def gone(self, error: BaseException) -> str:
-        """Killed by a signal, or ended by itself, with what it printed last."""
+    def ended(self, error: BaseException) -> str:
+        """How it ended, and what it printed last."""
         try:
             code = self.process.wait(timeout=10.0)
         except subprocess.TimeoutExpired:
-            return f"{self.who} closed its connection ({error}){self.said()}"
+            return f"closed its connection ({error}){self.said()}"
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-        return f"{self.who} {how}{self.said()}"
+        return f"{how}{self.said()}"
 
     def said(self) -> str:
         """The end of what it printed."""
@@ -119,11 +115,34 @@ class Local(Link):
         return f". It printed:\n{text}" if text else ""
 
     def close(self) -> None:
-        """End the process."""
-        super().close()
+        """End it."""
         self.process.kill()
         self.process.wait()
         self.log.close()
+
+
+class Local(Link):
+    """A process of this machine; nobody else can reach its socket, which has no name."""
+
+    def __init__(self, python: str, threads: int, deadline: float) -> None:
+        end, theirs = socket.socketpair()
+        super().__init__(end, deadline)
+        with theirs:
+            self.child = Child(python, threads, theirs)
+        self.who = f"the vLLM engine (process {self.child.process.pid} of this machine, {python})"
+
+    def gone(self, error: BaseException) -> str:
+        """Killed by a signal, or ended by itself, with what it printed last."""
+        return f"{self.who} {self.child.ended(error)}"
+
+    def said(self) -> str:
+        """The end of what it printed."""
+        return self.child.said()
+
+    def close(self) -> None:
+        """End the process."""
+        super().close()
+        self.child.close()
 
 
 class Remote(Link):

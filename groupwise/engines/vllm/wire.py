@@ -1,6 +1,6 @@
 """Messages between a run and the process that samples for it: a head in JSON, then bytes. Nothing is ever unpickled.
 
-    4 bytes: length of the head | 8 bytes: length of the body | head | body        (lengths little-endian)
+    MAGIC | 4 bytes: length of the head | 8 bytes: length of the body | head | body        (lengths little-endian)
 
 A run asks, each question with a number (`id`) of its own:
 
@@ -21,8 +21,7 @@ from collections.abc import Mapping
 from typing import Any
 
 PROTOCOL = 1
-MOST_HEAD = 2**31
-_SIZES = (4, 8)
+MAGIC = b"gwv1"
 
 Head = dict[str, Any]
 
@@ -34,17 +33,17 @@ class Garbled(OSError):
 def send(end: socket.socket, head: Mapping[str, Any], body: bytes | memoryview = b"") -> None:
     """Write one message. TimeoutError (of the socket's own limit), OSError: the other end is gone."""
     text = json.dumps(head, separators=(",", ":")).encode()
-    end.sendall(b"".join(n.to_bytes(size, "little") for n, size in zip((len(text), len(body)), _SIZES, strict=True)) + text)
+    end.sendall(MAGIC + len(text).to_bytes(4, "little") + len(body).to_bytes(8, "little") + text)
     if len(body):
         end.sendall(body)
 
 
 def receive(end: socket.socket) -> tuple[Head, bytearray]:
     """Read one message. TimeoutError as above; EOFError, OSError: the other end is gone, or speaks something else."""
-    sizes = _exactly(end, sum(_SIZES))
-    length, rest = int.from_bytes(sizes[:4], "little"), int.from_bytes(sizes[4:], "little")
-    if not 2 <= length <= MOST_HEAD:
-        raise Garbled(f"a head of {length} bytes is no message of ours")
+    first = _exactly(end, 16)
+    if first[:4] != MAGIC:
+        raise Garbled(f"{bytes(first[:4])!r} begins no message of ours")
+    length, rest = int.from_bytes(first[4:8], "little"), int.from_bytes(first[8:], "little")
     try:
         head = json.loads(_exactly(end, length))
     except ValueError as error:
