@@ -92,8 +92,8 @@ def test_weights_are_taken_over_in_place_and_proved(policy):
     before = engine.generate(requests())
     engine.load(moved(policy), version=7)
     assert (faults.starts, faults.loads) == (1, 1)
-    assert engine.seen["sync_gap_mean"] < 1e-5
-    assert engine.seen["sync_missed"] < 0.05
+    assert engine.clocks["sync_gap_mean"] < 1e-5
+    assert engine.clocks["sync_missed"] < 0.05
     after = engine.generate(requests())
     assert after != before
     assert {span.version for some in after for one in some for span in one.versions} == {7}
@@ -107,7 +107,7 @@ def test_a_silent_fault_of_the_reload_is_caught_and_answered_by_a_new_start(poli
     engine.load(moved(policy, 0.01), version=1)
     assert faults.starts == 2
     assert "after the sync to version 1, learner and engine give" in caplog.text
-    assert engine.seen["sync_gap_mean"] < 1e-5
+    assert engine.clocks["sync_gap_mean"] < 1e-5
     engine.load(moved(policy, 0.01), version=2)  # from now on it is not tried any more
     assert (faults.starts, faults.loads) == (3, 1)
     assert engine.generate(requests())[0][0].versions[0].version == 2

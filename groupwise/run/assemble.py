@@ -17,6 +17,7 @@ from groupwise.core.services import MethodState, Sampling
 from groupwise.engines.compiled import Kernels
 from groupwise.engines.graphs import Graphs
 from groupwise.engines.native import Native
+from groupwise.engines.vllm.client import VLLM
 from groupwise.engines.whole import Whole, uncached
 from groupwise.errors import ConfigError, DataError
 from groupwise.kernels.build import Library, find
@@ -75,10 +76,6 @@ class Job:
     def spent(self) -> bool:
         """Whether the budget of tokens is used up."""
         return 0 < self.run.token_budget <= sum(map(generated, self.watch.rows))
-
-    def also(self) -> dict[str, float]:
-        """What belongs to a step's metrics besides: settings that were lowered, how the engine took over the weights."""
-        return self.lowered() | self.engine.seen
 
     def lowered(self) -> dict[str, float]:
         """The settings that want of memory has lowered, with their present values."""
@@ -165,7 +162,7 @@ def _job(run: Run, folder: Path, task: Task, method: Method, learner: Learner, g
     for (what, part), kept in zip(given.items(), (prompts, heldout), strict=True):
         if lost := len(part) - len(kept):
             notes.append(f"{lost} of {len(part)} {what} prompts are too long and left out")
-    if isinstance(engine, Whole):
+    if isinstance(engine, Whole | VLLM):
         notes.append(engine.note)
     watch = Watch(run, rates(run, method), scale_of(learner.parameters.values()))
     return Job(run, folder, replace(task, train=prompts), heldout, method, policy, learner, engine, sampler, grader, workers,

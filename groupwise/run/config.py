@@ -76,7 +76,7 @@ def from_words(args: Sequence[str], default: Run, prog: str = "groupwise train")
             raise ConfigError(f"unexpected word {flag!r}: settings are given as --name value (`{prog} --help` lists them)")
         raise ConfigError(f"unknown setting {flag!r}; {nearest(flag.replace('_', '-'), flags())}")
     return replace(run, **{name: getattr(default, name) | getattr(run, name)
-                           for name in ("task_args", "method_args", "reward_weights")})
+                           for name in ("task_args", "method_args", "reward_weights", "correction_args")})
 
 
 def _unboxed(text: str) -> str:

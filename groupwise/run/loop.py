@@ -68,7 +68,7 @@ def loop(job: Job, start: int, record: Record, console: Console, checkpoints: Ch
                 stats.append(method.update.step(learner, weighed, objective))  # the gradient
         job.engine.load(learner.weights(), version=step + 1)
         job.state.after_update(sampler)
-        seen, timing = metrics.of_step(sampler.tally, stats, objective, factors) | job.also(), _timing(job, began, collected)
+        seen, timing = metrics.of_step(sampler.tally, stats, objective, factors) | job.lowered(), _timing(job, began, collected)
         console.log(step + 1, seen, timing)
         alarms(job, step + 1, seen, console)
         last = step + 1 == run.steps or job.spent

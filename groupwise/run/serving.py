@@ -1,6 +1,6 @@
 """The engine that is a process of its own, for a run: where it is found, how it is opened, what the learner says to prove it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -28,16 +28,17 @@ def python_of(run: Run) -> str:
 
 
 def vllm_of(run: Run, learner: Learner, python: str, prompts: Sequence[tuple[int, ...]], others: Sequence[tuple[int, ...]],
-            context: int) -> VLLM:
+            context: int, more: Mapping[str, object] | None = None) -> VLLM:
     """A vLLM engine on the learner's weights, proved. It holds the longest of the prompts and what is sampled behind it, or
-    `context` positions.
+    `context` positions. `more` are settings of `inside.Core` that only tests and benchmarks have a use for.
     """
     own, policy = run.serving, learner.policy
     longest = max(map(len, (*prompts, *others)))
     dtype = own.engine_dtype if own.engine_dtype != "auto" else "bfloat16" if run.learner.dtype == "bfloat16" else "float32"
     memory = own.engine_memory or (1.0 if run.learner.device == "cpu" else 0.0)
     settings = {"dtype": dtype, "length": context or longest + run.sampling.max_tokens, "rows": most_rows(run), "memory": memory,
-                "stops": bool(run.sampling.stop), "text": "\n".join(policy.tokenizer.decode(ids) for ids in prompts[:TRIED])}
+                "stops": bool(run.sampling.stop), **(more or {}),
+                "text": "\n".join(policy.tokenizer.decode(ids) for ids in prompts[:TRIED])}
     sampling = Sampling(run.sampling.max_tokens, run.sampling.temperature, stop=run.sampling.stop)
     opening = Opening(settings, prompts, sampling, score_of(learner), narrow=run.learner.dtype == "bfloat16")
     return VLLM(policy, own, opening, start_of(run, python), max_rows=most_rows(run))

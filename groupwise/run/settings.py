@@ -149,6 +149,12 @@ class Run:
     """Seed of every random choice."""
     updates_per_batch: int = 0
     """Optimiser steps that a batch is cut into; 0: as the method says."""
+    behaviour: Literal["method", "old", "recorded"] = "method"
+    """What ratios divide by: the learner before the update (old), or what the engine said when it sampled (recorded)."""
+    correction: Literal["method", "none", "truncated", "masked", "rejected", "normalised"] = "method"
+    """What is done about log-probs that engine and learner differ in (docs/vllm.md)."""
+    correction_args: Words = field(default_factory=dict)
+    """Arguments of the correction, such as cap=2 unit=sequence."""
     sampling: Annotated[SamplingSettings, tyro.conf.arg(name="")] = field(default_factory=SamplingSettings)
     learner: Annotated[LearnerSettings, tyro.conf.arg(name="")] = field(default_factory=LearnerSettings)
     engine: Literal["native", "vllm"] = "native"
@@ -179,7 +185,7 @@ class Run:
     """Where no sandbox can be made, run the programs that a policy writes without one, with your own rights."""
 
     def __post_init__(self) -> None:
-        for name in ("task_args", "method_args", "reward_weights"):
+        for name in ("task_args", "method_args", "reward_weights", "correction_args"):
             object.__setattr__(self, name, toml.plain(getattr(self, name)))
         _check_counts(self)
         _check_weights(self.reward_weights)

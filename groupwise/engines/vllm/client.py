@@ -52,7 +52,7 @@ class VLLM(Native):
     """As `Native`, by a vLLM process that `start` gives a connection to.
 
     `generate` is `submit` and `collect`; between the two `load` may give the rows in the making other weights, and a completion
-    says of each token which it came from. `seen` and `clocks` describe the last sync.
+    says of each token which it came from. `clocks` describes the last sync.
     """
 
     in_waves = False
@@ -72,10 +72,17 @@ class VLLM(Native):
         self.in_place, self.facts = True, dict[str, Any]()
         try:
             self._save()
-            self.kept.surviving(lambda: None)
+            self._proved("at the start")
         except BaseException:
             self.close()
             raise
+
+    @property
+    def note(self) -> str:
+        """What a run says of it."""
+        how = "taken over in place" if self.in_place else "read by a new process, whose start they wait for,"
+        return (f"vLLM {self.facts.get('vllm', '')} samples in {self.facts['dtype']}; new weights are {how} and proved; at the "
+                f"start its log-probs are {self.clocks['sync_gap_mean']:.2g} nats from the learner's in the mean")
 
     # ---- sampling ----------------------------------------------------------------------------------------------------
 
@@ -146,9 +153,10 @@ class VLLM(Native):
         else:
             self._save()
             self.kept.drop()
+        self.clocks = {}
         self._proved(f"after the sync to version {version}")
-        self.clocks = {"sync": time.perf_counter() - scored, "prove": scored - began,
-                       "engine_restarts": float(self.kept.restarts)}
+        self.clocks |= {"sync": time.perf_counter() - scored, "prove": scored - began,
+                        "engine_restarts": float(self.kept.restarts)}
 
     def _push(self) -> None:
         assert self.kept.link is not None
@@ -166,9 +174,9 @@ class VLLM(Native):
     def _proved(self, what: str) -> None:
         """Prove the weights."""
         proof = self.kept.surviving(lambda: self._compared(what))
-        self.seen = {"sync_gap_mean": proof.mean, "sync_gap_max": proof.most}
+        self.clocks |= {"sync_gap_mean": proof.mean, "sync_gap_max": proof.most}
         if not math.isnan(proof.missed):
-            self.seen["sync_missed"] = proof.missed
+            self.clocks["sync_missed"] = proof.missed
 
     def _compared(self, what: str) -> Proof:
         """The proof. Weights that were taken over in place and cannot be proved are given to a new process, in its folder, and so
@@ -217,7 +225,6 @@ class VLLM(Native):
         self.prover.drawn(texts, [np.array(row["logp"]) for row in made], plain.temperature)
         self.prover.fix(texts)
         self.prover.expect()
-        self._compared("at the start")
 
     def _asked(self, ask: str, rows: list[dict[str, Any]]) -> list[Head]:
         """The answers to rows, waited for."""
