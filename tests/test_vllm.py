@@ -97,10 +97,10 @@ def test_float32_agrees_with_transformers_and_takes_over_weights():
 def test_weights_change_while_rows_are_made():
     policy = small(1)
     policy.eos_ids = (31,)
-    engine = opened(policy, length=600, memory=0.5)
+    engine = opened(policy, length=500, memory=0.5)
     engine.own = replace(engine.own, engine_window=3)
     try:
-        ticket = engine.submit(requests(8, max_tokens=560))
+        ticket = engine.submit(requests(8, max_tokens=480))
         for version in (1, 2):
             engine.load(moved(policy, 0.005), version=version)
         found = [one for some in engine.collect(ticket) for one in some]

@@ -15,7 +15,7 @@ from groupwise.objective.credit import Advantage, Blend
 from groupwise.run.settings import Run
 from groupwise.sampling.planner import Shuffled
 
-CORRECTIONS: dict[str, Callable[..., Correction]] = {
+CORRECTIONS: dict[str, type[Uncorrected | Truncated | Masked | Rejected | Normalised]] = {
     "none": Uncorrected, "truncated": Truncated, "masked": Masked, "rejected": Rejected, "normalised": Normalised}
 
 
@@ -86,8 +86,9 @@ def correction_of(name: str, arguments: Mapping[str, Any]) -> Correction:
             given[key] = CORRECTIONS[value]()
         elif isinstance(known[key].default, float) and value is not None and type(value) not in (int, float):
             raise ConfigError(f"correction {name!r}: {key} must be a number, got {value!r}")
+    made: Callable[..., Correction] = CORRECTIONS[name]
     try:
-        return CORRECTIONS[name](**given)
+        return made(**given)
     except ObjectiveError as error:
         raise ConfigError(str(error)) from error
 

@@ -26,8 +26,8 @@ def listen(address: str) -> socket.socket:
                           "another port, or an address of this machine") from error
 
 
-def serve(address: str, own: EngineSettings, threads: int, say: Callable[[str], None], most: int = 0) -> None:
-    """Answer runs until interrupted (or `most` connections). ConfigError: no token, no vLLM; EngineError: the port is in use."""
+def serve(address: str, own: EngineSettings, threads: int, say: Callable[[str], None]) -> None:
+    """Answer runs until interrupted. ConfigError: no token, no vLLM; EngineError: the port is in use."""
     token = os.environ.get(TOKEN, "")
     if len(token) < 16:
         raise ConfigError(f"groupwise serve lets in whoever shows the token in {TOKEN}: set it, to 16 letters at least, here and "
@@ -36,7 +36,7 @@ def serve(address: str, own: EngineSettings, threads: int, say: Callable[[str], 
     with listen(address) as door:
         say(f"listening on {address}; runs come in with --engine vllm --engine-address {address}")
         try:
-            while (most := most - 1) != -1:
+            while True:
                 end, whence = door.accept()
                 with end:
                     busy = child is not None and child.process.poll() is None
