@@ -1,6 +1,7 @@
 """From settings to a job: everything a run needs, checked before any work starts."""
 
 import contextlib
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -41,6 +42,7 @@ from groupwise.run.rewards import check_weights, named
 from groupwise.run.settings import LearnerSettings, Run
 from groupwise.run.watch import Watch
 from groupwise.run.workers import Setup, Split, Workers
+from groupwise.sampling.intervention import Intervention
 from groupwise.tasks import make
 from groupwise.tasks.task import Task
 from groupwise.verify import check_ready
@@ -146,7 +148,12 @@ def _job(run: Run, folder: Path, task: Task, method: Method, learner: Learner, g
     policy = learner.policy
     given = {"training": task.train, "held-out": task.heldout[: run.eval_prompts]}
     prompts, heldout = (_fitting(run, part, policy, context) for part in given.values())
-    engine = engine_of(policy, learner.scorer.compiled if isinstance(learner.scorer, KernelScorer) else None, workers)
+    compiled = learner.scorer.compiled if isinstance(learner.scorer, KernelScorer) else None
+    if run.max_staleness:  # the engine goes on with older weights while the learner changes its own
+        _check_ahead(run, method)
+        policy = copy.deepcopy(policy)
+        compiled = compiled and Compiled(policy.model, compiled.library, threads=compiled.threads, narrow=compiled.narrow)
+    engine = engine_of(policy, compiled, workers)
     engine.max_rows = most_rows(run)
     sampler = Sampler(method, engine, grader, policy, prompts, sampling, prompts_per_step=run.prompts_per_step,
                       group_size=run.group_size, seed=run.seed, environment=task.environment, learner=learner,
@@ -160,6 +167,23 @@ def _job(run: Run, folder: Path, task: Task, method: Method, learner: Learner, g
     watch = Watch(run, rates(run, method), scale_of(learner.parameters.values()))
     return Job(run, folder, replace(task, train=prompts), heldout, method, policy, learner, engine, sampler, grader, workers,
                method.state(), sampling, notes, watch)
+
+
+def _check_ahead(run: Run, method: Method) -> None:
+    """ConfigError: what cannot be sampled ahead of the learner."""
+    asked = f"max_staleness={run.max_staleness}"
+    if run.learner.workers > 1:
+        raise ConfigError(f"{asked} and workers={run.learner.workers}: sampling ahead takes the place of sharing one model among "
+                          "processes; take workers=1")
+    if run.learner.device != "cpu":
+        raise ConfigError(f"{asked} on {run.learner.device}: the engine in this process would take turns with the learner on one "
+                          "device, and nothing would overlap; leave it at 0")
+    if run.learner.quantise != "none":
+        raise ConfigError(f"{asked} and quantise={run.learner.quantise}: the engine needs a copy of the weights, which quantised "
+                          "ones do not allow; leave one of them off")
+    if any(type(one).after_score is not Intervention.after_score for one in method.intervene):
+        raise ConfigError(f"{asked} and the method {run.method!r}: its intervention may ask the learner for log-probs while that "
+                          "is at work on another batch; leave it at 0")
 
 
 def form_of(run: Run) -> Template:
@@ -229,7 +253,7 @@ def most_rows(run: Run) -> int:
 def _filled(run: Run, task: Task, policy: Policy, device: str, library: Library | str, form: Template) -> Run:
     """The settings with everything that was left to the task, the model or the machine filled in."""
     kernels, parameters = isinstance(library, Library), sum(p.numel() for p in policy.model.parameters())
-    if run.learner.quantise != "none":
+    if run.learner.quantise != "none" or (run.max_staleness and not run.learner.workers):
         run = replace(run, learner=replace(run.learner, workers=1))
     run = with_threads(run, parameters, kernels, device)
     torch.set_num_threads(run.learner.threads if parameters >= SMALL or not kernels else 1)

@@ -148,6 +148,9 @@ class Run:
     """Seed of every random choice."""
     updates_per_batch: int = 0
     """Optimiser steps that a batch is cut into; 0: as the method says."""
+    max_staleness: int = 0
+    """Batches that are sampled ahead, while the learner works on the one before: their weights are so many steps old, and the ratios
+    of their tokens divide by the engine's log-probs (docs/ahead.md). 0: one after the other; 1: at the same time."""
     sampling: Annotated[SamplingSettings, tyro.conf.arg(name="")] = field(default_factory=SamplingSettings)
     learner: Annotated[LearnerSettings, tyro.conf.arg(name="")] = field(default_factory=LearnerSettings)
     eval_every: int = 20
@@ -195,6 +198,9 @@ def _check_counts(run: Run) -> None:
         _least(name, getattr(run, name), 1)
     _least("updates_per_batch", run.updates_per_batch, 0, "0: as the method says")
     _least("token_budget", run.token_budget, 0, "0: no limit")
+    if run.max_staleness not in (0, 1):
+        raise ConfigError(f"max_staleness={run.max_staleness}: 0 (sample, then learn) or 1 (sample the next batch meanwhile): "
+                          "the engine of this process has one set of weights, so going further ahead would save no time")
     if run.token_budget and run.learner.schedule != "constant":
         raise ConfigError(f"token_budget={run.token_budget} and schedule={run.learner.schedule}: a schedule falls over "
                           "the steps, and a budget leaves their number open; take schedule=constant, or steps alone")
