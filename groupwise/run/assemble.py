@@ -21,7 +21,7 @@ from groupwise.engines.native import Native
 from groupwise.engines.whole import Whole, uncached
 from groupwise.errors import ConfigError, DataError
 from groupwise.kernels.build import Library, find
-from groupwise.kernels.library import Compiled, unsupported
+from groupwise.kernels.library import CHUNK_ROWS, Compiled, unsupported
 from groupwise.learner.compiled import KernelScorer
 from groupwise.learner.learner import Learner
 from groupwise.learner.settings import Compile
@@ -259,7 +259,8 @@ def _filled(run: Run, task: Task, policy: Policy, device: str, library: Library 
     torch.set_num_threads(run.learner.threads if parameters >= SMALL or not kernels else 1)
     sampling = replace(run.sampling, max_tokens=run.sampling.max_tokens or task.max_tokens,
                        stop=run.sampling.stop or form.stop)
-    micro = run.learner.micro_tokens or (16384 if device != "cpu" else 1280 if kernels else 1024)
+    usual = 16384 if device != "cpu" else CHUNK_ROWS * max(2, run.learner.threads) if kernels else 1024
+    micro = run.learner.micro_tokens or usual
     dtype = run.learner.dtype
     if dtype == "auto":
         dtype = "bfloat16" if isinstance(library, Library) and library.kind.narrow else run.learner.weights
