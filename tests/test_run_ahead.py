@@ -28,7 +28,8 @@ def group(versions=(VersionSpan(0, 2, 1), VersionSpan(2, 3, 2)), logp=(-0.5, -0.
     routes = np.arange(6, dtype=np.int16).reshape(3, 2)
     turn = Turn(Context((5, 6), "hinted"), Completion((7, 8, 9), logp, "length", versions, {"routes": routes}),
                 (Span(0, 3, "policy"),), Context((5, 6)), "state", "abc")
-    return Group("k", prompt, (Rollout(Episode(prompt, (turn,)), Verdict(True, tier="exact"), (Component("correct", 0.1 + 0.2),)),), 2)
+    rollout = Rollout(Episode(prompt, (turn,)), Verdict(True, tier="exact"), (Component("correct", 0.1 + 0.2),))
+    return Group("k", prompt, (rollout,), 2)
 
 
 def test_groups_come_back_from_json_as_they_were():

@@ -18,7 +18,7 @@ KIND = "_kind"
 
 
 def plain(value: Any) -> Any:
-    """JSON values of a tree of rollouts. Tuples become lists, which `made` makes tuples again: no type of rollouts holds lists."""
+    """JSON values of a tree of rollouts. Tuples become lists, and tuples again in `made`: rollouts hold no lists."""
     name = type(value).__name__
     if TYPES.get(name) is type(value):
         given = GIVEN.get(name, ())

@@ -149,7 +149,7 @@ class Run:
     updates_per_batch: int = 0
     """Optimiser steps that a batch is cut into; 0: as the method says."""
     max_staleness: int = 0
-    """Batches that are sampled ahead, while the learner works on the one before: their weights are so many steps old, and the ratios
+    """Batches that are sampled ahead, while the learner works on the one before: their weights are so many steps old, and ratios
     of their tokens divide by the engine's log-probs (docs/ahead.md). 0: one after the other; 1: at the same time."""
     sampling: Annotated[SamplingSettings, tyro.conf.arg(name="")] = field(default_factory=SamplingSettings)
     learner: Annotated[LearnerSettings, tyro.conf.arg(name="")] = field(default_factory=LearnerSettings)
