@@ -50,9 +50,10 @@ class Learner:
         self.budget = Budget(settings.micro_tokens, settings.logit_chunk, settings.fixed_cut)
         if compile is not None:  # kernels have a way of their own with logits
             self.budget.least = settings.logit_chunk
-        self.device = next(policy.model.parameters()).device
-        width = policy.model.config.get_text_config().hidden_size
-        self.value_head = ValueHead(width).to(self.device) if "values" in needs else None
+        first = next(policy.model.parameters())
+        self.device = first.device
+        width, wide = policy.model.config.get_text_config().hidden_size, torch.promote_types(first.dtype, torch.float32)
+        self.value_head = ValueHead(width).to(self.device, wide) if "values" in needs else None
         self.scorer = self._scorer(policy, compile, self.value_head)
         self.frozen = {name: self._scorer(p, compile, plain=p is policy) for name, p in self.models.frozen.items()}
         self.parameters = adapter.trained(policy.model)

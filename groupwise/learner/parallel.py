@@ -79,7 +79,7 @@ def sharded(scorer: Scorer, mesh: DeviceMesh, precision: torch.dtype) -> Root:
     for block in blocks(scorer.trunk.model).values():
         fully_shard(block, mesh=mesh, mp_policy=policy)
     if scorer.value_head is not None:
-        fully_shard(scorer.value_head, mesh=mesh)
+        fully_shard(scorer.value_head.linear, mesh=mesh)
     fully_shard(root, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
     for module in root.modules():
         if isinstance(module, FSDPModule):
@@ -178,6 +178,11 @@ class Sharded(Learner):
                 if name in into:
                     into[name].copy_(whole)
         return super().weights()
+
+    def gathered(self) -> dict[str, Tensor]:
+        """The gradients, whole, of the parameters that have one."""
+        with self.crew.together("gathered"):
+            return {name: _whole(p.grad) for name, p in self.parameters.items() if p.grad is not None}
 
     def snapshot(self) -> dict[str, Tensor]:
         """A copy of all trained parameters, whole."""

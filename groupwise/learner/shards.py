@@ -37,7 +37,8 @@ def state_of(learner: Learner) -> dict[str, Tensor]:
 
 def write(learner: Learner, folder: Path) -> None:
     """Write this rank's part of the state into a new folder; all ranks must. CheckpointError: it cannot be written."""
-    tensors = {name: x.reshape(1) if x.dim() == 0 else x for name, x in state_of(learner).items()}  # a slice needs a dimension
+    # In an order of their own, so that files repeat; a slice of a file needs a dimension.
+    tensors = {name: x.reshape(1) if x.dim() == 0 else x for name, x in sorted(state_of(learner).items())}
     try:
         save(tensors, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
     except CheckpointException as error:  # which is no Exception
