@@ -1,9 +1,9 @@
 """The gradient of a learner in shards against that of one process, for every shipped method.
 
-    python bench/ranks.py --json bench/results/ranks.json
+    python bench/ranks.py --json bench/results/ranks.json --page docs/parallel.md
 
-A small random model, ragged groups of several turns (those of `groupwise check`), micro-batches of which some ranks have more than
-others, several ranks on this machine (gloo). What is printed is |difference| / |gradient| over all parameters.
+A small random model, ragged groups of several turns (those of `groupwise check`), micro-batches of which some ranks have more
+than others, several ranks on this machine (gloo). What is printed is |difference| / |gradient| over all parameters.
 """
 
 import argparse
@@ -35,7 +35,9 @@ TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
 VARIANTS = {"checkpointing": {"checkpointing": True}, "LoRA": {"lora": 3}, "embeddings not tied": {"tied": False},
             "mixture of experts": {"family": "qwen3_moe"}, "gpt2": {"family": "gpt2"}}
 """Models that one method is taken through beside the usual one."""
-VARIED = "grpo"
+BEGIN, END = "<!-- ranks: begin -->", "<!-- ranks: end -->"
+VARIED, SINGLE = "grpo", {"family", "lora"}
+"""The method, and what some parts of are in single precision whatever the rest is."""
 
 
 @dataclass(frozen=True)
@@ -147,12 +149,23 @@ def measured(team: Ranks, toy: Toy, subjects: list[Subject]) -> dict[str, dict[s
     return found
 
 
+def table(rows: list[dict[str, Any]]) -> str:
+    """The largest figures as Markdown, by number of ranks and format."""
+    lines = ["| ranks | format | gradient | its norm | log-probs (absolute) | methods |", "| ---: | --- | ---: | ---: | ---: | ---: |"]
+    for size, dtype in sorted({(row["ranks"], row["dtype"]) for row in rows}):
+        own = [row for row in rows if (row["ranks"], row["dtype"]) == (size, dtype)]
+        worst = " | ".join(f"{max(row[name] for row in own):.1e}" for name in ("gradient", "norm", "logprob"))
+        lines.append(f"| {size} | {dtype} | {worst} | {len({row['method'] for row in own})} |")
+    return "\n".join(lines)
+
+
 def main() -> int:
     """Print and write the figures; 1 if one is above its tolerance."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--ranks", type=int, nargs="+", default=[2, 3])
     parser.add_argument("--methods", nargs="*", default=[])
     parser.add_argument("--json", default="")
+    parser.add_argument("--page", default="", help="write the table between the marks of this page")
     given = parser.parse_args()
     torch.set_num_threads(1)
     subjects = [subject_of(name) for name in given.methods] or shipped()
@@ -163,7 +176,7 @@ def main() -> int:
                 tables = {"": (Toy(dtype), subjects)}
                 if not given.methods:
                     tables |= {name: (Toy(dtype, **{"values": False, **more}), [subject_of(VARIED)])
-                               for name, more in VARIANTS.items() if dtype == "float32" or "family" not in more}
+                               for name, more in VARIANTS.items() if dtype == "float32" or not more.keys() & SINGLE}
                 for variant, (toy, some) in tables.items():
                     for name, errors in measured(team, toy, some).items():
                         rows.append({"ranks": size, "dtype": dtype, "method": name, "model": variant or toy.family, **errors,
@@ -176,6 +189,9 @@ def main() -> int:
     print("worst:", result["worst"])
     if given.json:
         Path(given.json).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    if given.page:
+        before, rest = Path(given.page).read_text(encoding="utf-8").split(BEGIN)
+        Path(given.page).write_text(f"{before}{BEGIN}\n{table(rows)}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
     return 0 if all(row["ok"] for row in rows) else 1
 
 

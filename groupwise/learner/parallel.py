@@ -41,7 +41,6 @@ class Crew(Team, Protocol):
     around what it does, with what went wrong in words; on the others, which do as they are told, both do nothing.
     """
 
-    @property
     def mesh(self) -> DeviceMesh:
         """Where the shards lie."""
         ...
@@ -125,9 +124,9 @@ class Sharded(Learner):
 
     def __init__(self, policy: Policy, settings: Settings, *, crew: Crew, whole: Policy | None = None,
                  needs: frozenset[str] = frozenset(), models: Models | None = None) -> None:
-        self.mesh, self.crew, self.roots = crew.mesh, crew, dict[int, Root]()
+        self.mesh, self.crew, self.roots = crew.mesh(), crew, dict[int, Root]()
         super().__init__(policy, settings, needs=needs, models=models, team=crew)
-        self.device = torch.device(crew.mesh.device_type)
+        self.device = torch.device(self.mesh.device_type)
         self.trained, self.whole, self.policy = policy, whole, whole or policy
         dtype = next(iter(self.parameters.values())).dtype
         nothing = blank(policy.eos_ids[0], dtype, self.device)

@@ -4,6 +4,7 @@ It is torch.distributed.checkpoint's format in safetensors, without pickle: the 
 each with its place in the whole. A learner that is not in shards reads them as well, and one that is reads a whole file.
 """
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,9 @@ def read(learner: Learner, place: Path, counters: dict[str, Any]) -> None:
         tensors = {full: _room(learner, full, known[full], place / FOLDER) for full in known}
         alone = not any(isinstance(p, DTensor) for p in learner.parameters.values())
         try:
-            load(tensors, storage_reader=reader, no_dist=alone)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that one process reads alone, which is meant
+                load(tensors, storage_reader=reader, no_dist=alone)
         except CheckpointException as error:
             raise CheckpointError(f"the checkpoint in {place / FOLDER} cannot be read: {_reasons(error)}") from None
         _take(learner, tensors, place / FOLDER)

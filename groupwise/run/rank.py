@@ -17,6 +17,7 @@ from datetime import timedelta
 from typing import Any
 
 import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh
 
 from groupwise.learner.parallel import Sharded
 from groupwise.learner.work import Outcome, Task
@@ -29,7 +30,11 @@ class Told:
     """The ranks as one of the others has them (`Crew`): it does as it is told, and tells nobody."""
 
     def __init__(self, link: Link) -> None:
-        self.size, self.mesh = link.size, link.mesh
+        self.size, self.link = link.size, link
+
+    def mesh(self) -> DeviceMesh:
+        """Where the shards lie."""
+        return self.link.mesh
 
     def run(self, tasks: Sequence[Task], own: Callable[[Task], Outcome]) -> list[Outcome]:
         """The share that rank 0 sent."""
@@ -75,7 +80,7 @@ def _word(error: BaseException) -> dict[str, str]:
 
 def _end_with_parent() -> None:
     """Rank 0 holds this process's standard input open; when it is gone, so is this process, wherever it waits."""
-    sys.stdin.buffer.read()
+    os.read(0, 1)  # nothing is ever written there
     os._exit(1)
 
 

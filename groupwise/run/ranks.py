@@ -95,7 +95,6 @@ class Ranks:
             self.store = PrefixStore("groupwise/0", store)
             self.others = [Rank(rank, size, store.port, threads) for rank in range(1, size)]
 
-    @property
     def mesh(self) -> DeviceMesh:
         """Where the shards lie."""
         return self.connected().mesh
