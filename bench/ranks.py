@@ -50,11 +50,12 @@ class Toy:
     checkpointing: bool = False
     lora: int = 0
     values: bool = True
+    narrow: bool = False
 
     def alone(self) -> Learner:
         """The learner of one process."""
         policy, models = self._models()
-        return Learner(policy, SETTINGS, needs=self._needs(), models=models)
+        return Learner(policy, self._settings(), needs=self._needs(), models=models)
 
     def first(self, ranks: Ranks) -> Sharded:
         """The learner of rank 0, when the others have been told to make theirs."""
@@ -67,7 +68,11 @@ class Toy:
         """A rank's part; objectives come with the work."""
         torch.set_num_threads(1)
         policy, models = self._models()
-        return Sharded(policy, SETTINGS, crew=crew, needs=self._needs(), models=models), None
+        return Sharded(policy, self._settings(), crew=crew, needs=self._needs(), models=models), None
+
+    def _settings(self) -> Settings:
+        return Settings(lr=1e-3, micro_tokens=48, logit_chunk=320 * 16,
+                        precision=torch.bfloat16 if self.narrow else torch.float32)
 
     def _needs(self) -> frozenset[str]:
         return frozenset({"values"} if self.values else ())
@@ -93,9 +98,6 @@ class Toy:
                 if type(module).__name__.endswith("RMSNorm"):  # the library's go through single precision
                     module.forward = MethodType(_norm, module)
         return policy_of(model, tokenizer)
-
-
-SETTINGS = Settings(lr=1e-3, micro_tokens=48, logit_chunk=320 * 16)
 
 
 def _norm(self: Any, x: Tensor) -> Tensor:
@@ -135,6 +137,7 @@ def compared(subject: Subject, one: Learner, other: Sharded, seeds: int = 2) -> 
         away = sum(float((found.get(name, 0.0) - g).double().square().sum()) for name, g in gathered.items())
         away += sum(float(g.double().square().sum()) for name, g in found.items() if name not in gathered)
         sizes = [learner.apply()["grad_norm"] for learner in (one, other)]
+        one.restore(other.snapshot())  # the next step begins at the same weights: Adam's first steps enlarge roundings
         worst["gradient"] = max(worst["gradient"], (away / max(square, 1e-300)) ** 0.5)
         worst["norm"] = max(worst["norm"], abs(sizes[0] - sizes[1]) / max(sizes[0], 1e-300))
     return worst
@@ -151,7 +154,8 @@ def measured(team: Ranks, toy: Toy, subjects: list[Subject]) -> dict[str, dict[s
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The largest figures as Markdown, by number of ranks and format."""
-    lines = ["| ranks | format | gradient | its norm | log-probs (absolute) | methods |", "| ---: | --- | ---: | ---: | ---: | ---: |"]
+    lines = ["| ranks | format | gradient | its norm | log-probs (absolute) | methods |",
+             "| ---: | --- | ---: | ---: | ---: | ---: |"]
     for size, dtype in sorted({(row["ranks"], row["dtype"]) for row in rows}):
         own = [row for row in rows if (row["ranks"], row["dtype"]) == (size, dtype)]
         worst = " | ".join(f"{max(row[name] for row in own):.1e}" for name in ("gradient", "norm", "logprob"))

@@ -82,6 +82,15 @@ def test_gradients_norms_and_scores_are_those_of_one_process(name, toy, team):
     assert all(isinstance(p, DTensor) and p.to_local().shape[0] < p.shape[0] for p in other.parameters.values() if p.shape[0] > 1)
 
 
+@pytest.mark.slow
+def test_in_bfloat16_the_gradient_is_rounded_and_kept_in_float32(team):
+    toy = Toy(narrow=True, values=False)
+    other = toy.first(team)
+    found = bench.compared(subject_of("grpo"), Toy(values=False).alone(), other, seeds=1)
+    assert 1e-4 < found["gradient"] < 0.05
+    assert {p.dtype for p in other.parameters.values()} == {torch.float32}
+
+
 def test_ranks_keep_in_step_whatever_there_is_to_do(team):
     """Broken sequences on one rank, fewer sequences than ranks, none at all, gradients added up and thrown away."""
     toy = Toy(tied=False, values=False)
@@ -244,6 +253,10 @@ def test_what_cannot_be_is_refused_before_any_work(monkeypatch):
     assert link.number(0, "cpu") == 3
     with pytest.raises(ConfigError, match=r"ranks=2, but torchrun started 3 processes: leave ranks at 0, or start 2"):
         link.number(2, "cpu")
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(ConfigError, match=r"this is rank 1 of 3 that torchrun started, and rank 0 is to run the loop"):
+        loop.train(Run())
+    monkeypatch.setenv("RANK", "0")
     with pytest.raises(ConfigError, match=r"torchrun started 3 processes, and the run has parallel=none"):
         loop.train(Run())
     monkeypatch.delenv("TORCHELASTIC_RUN_ID")

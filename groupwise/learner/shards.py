@@ -73,7 +73,9 @@ def read(learner: Learner, place: Path, counters: dict[str, Any]) -> None:
 def like(parameter: Tensor, whole: Tensor) -> Tensor:
     """A whole tensor, which every rank has, on the device of a parameter, in shards if that is."""
     whole = whole.to(parameter.device)
-    return distribute_tensor(whole, parameter.device_mesh, parameter.placements) if isinstance(parameter, DTensor) else whole
+    if not isinstance(parameter, DTensor):
+        return whole
+    return distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None)
 
 
 def _parameter(learner: Learner, full: str, where: Path) -> Tensor:

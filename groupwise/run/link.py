@@ -51,16 +51,19 @@ def number(wanted: int, device: str) -> int:
 
 
 def launched_for(run: Run, ranks: int = 0) -> Run:
-    """The run with the number of ranks that it goes on with: the one given, or torchrun's, or its own.
+    """The run with this number of ranks; 0: its own.
 
     ConfigError: torchrun started several processes, or ranks were given, for a learner that is not in shards.
     """
-    found = ranks or launched()
-    if found > 1 and run.learner.parallel == "none":
-        how = f"ranks={ranks} was given" if ranks else f"torchrun started {found} processes"
+    started = launched()
+    if started and os.environ["RANK"] != "0":
+        raise ConfigError(f"this is rank {os.environ['RANK']} of {started} that torchrun started, and rank 0 is to run the loop: "
+                          "let torchrun start `-m groupwise train ...`, or leave it off, and the run starts its ranks itself")
+    if max(ranks, started) > 1 and run.learner.parallel == "none":
+        how = f"torchrun started {started} processes" if started else f"ranks={ranks} was given"
         raise ConfigError(f"{how}, and the run has parallel=none: its learner is in one process; leave that off, or start a run "
                           "with parallel=fsdp2")
-    return replace(run, learner=replace(run.learner, ranks=found or run.learner.ranks)) if run.learner.parallel != "none" else run
+    return replace(run, learner=replace(run.learner, ranks=ranks)) if ranks and run.learner.parallel != "none" else run
 
 
 def alone(run: Run) -> Run:

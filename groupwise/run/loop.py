@@ -23,7 +23,7 @@ from groupwise.run.compose import method_of
 from groupwise.run.config import arithmetic, from_toml, resolved, to_toml
 from groupwise.run.disk import publish, read_lines, write, writing
 from groupwise.run.finish import alarms, command, evaluate_now, finish, show
-from groupwise.run.link import launched_for
+from groupwise.run.link import launched, launched_for
 from groupwise.run.lock import LOCK, lock
 from groupwise.run.policy import base_to_save
 from groupwise.run.rollouts import Kept
@@ -179,7 +179,7 @@ def resume(folder: Path, *, accept_equation: bool = False, ranks: int = 0) -> Pa
     if not (folder / "base").is_dir():
         raise CheckpointError(f"{folder / 'base'} is missing, which holds the policy that the run began with: copy it back, or "
                               "start another run")
-    run = launched_for(run, ranks)
+    run = launched_for(run, ranks or launched())
     changed = written.check(run, command(), accept=accept_equation)
     with lock(folder):
         checkpoints = Checkpoints(folder, run.keep)

@@ -194,8 +194,8 @@ class Ranks:
                 return _ERRORS[word["kind"]](word["text"])
             if word and word["kind"] != "link":
                 return TrainingError(f"rank {rank} failed: {word['kind']}: {word['text']}\n{word['trace']}")
-        for rank in range(1, self.size):
-            if gone := self._gone(rank):
+        for rank in range(1, self.size):  # of those that did not only wait for another
+            if (gone := self._gone(rank)) and not self._word(rank):
                 return TrainingError(gone)
         awaited = ", ".join(map(str, silent)) or "none that is still there"
         return TrainingError(f"the ranks waited for each other, {self.patience:g} s at most; awaited: rank {awaited} of "
@@ -219,10 +219,12 @@ class Ranks:
 
     def _watch(self) -> None:
         """End this process if it waits where nothing wakes it (nccl) for a rank that is gone."""
+        since: dict[int, float] = {}
         while not self.closed:
             time.sleep(1.0)
             gone = [rank for rank in range(1, self.size) if not self.closed and self._ended(rank)]
-            if gone and self.waits_since and time.monotonic() - self.waits_since > STUCK:
+            late = [rank for rank in gone if time.monotonic() - since.setdefault(rank, time.monotonic()) > STUCK]
+            if late and self.waits_since and time.monotonic() - self.waits_since > STUCK:
                 print(f"groupwise: {self._gone(gone[0])}", file=sys.stderr, flush=True)
                 os._exit(2)
 
