@@ -26,6 +26,7 @@ from groupwise.learner.compiled import KernelScorer
 from groupwise.learner.learner import Learner
 from groupwise.learner.settings import Compile
 from groupwise.methods.method import Method
+from groupwise.models import adapter
 from groupwise.models.head import Trunk
 from groupwise.models.linear import Linear
 from groupwise.models.load import Policy, context_limit
@@ -33,11 +34,13 @@ from groupwise.models.template import Template, fill, spelled, template
 from groupwise.run.collect import Sampler
 from groupwise.run.compose import method_of
 from groupwise.run.grade import Grader
-from groupwise.run.learning import learner_of, rates, scale_of
+from groupwise.run.learning import Share, learner_of, rates, scale_of
+from groupwise.run.link import number
 from groupwise.run.look import generated
 from groupwise.run.machine import SMALL, device_of, with_threads
 from groupwise.run.policy import described, policy_for
 from groupwise.run.preview import preview
+from groupwise.run.ranks import Ranks
 from groupwise.run.rewards import check_weights, named
 from groupwise.run.settings import LearnerSettings, Run
 from groupwise.run.watch import Watch
@@ -67,7 +70,7 @@ class Job:
     engine: Native
     sampler: Sampler
     grader: Grader
-    workers: Workers
+    workers: Workers | Ranks
     state: MethodState
     sampling: Sampling
     notes: list[str]
@@ -124,9 +127,7 @@ def assemble(run: Run, folder: Path, weights: Path | None = None) -> Job:
         raise ConfigError(f"the model holds {context} positions and max_tokens is {run.sampling.max_tokens}, which leaves no "
                           "room for a prompt: lower --max-tokens")
     with contextlib.ExitStack() as opening:
-        workers = opening.enter_context(Workers(run.learner.workers, run.learner.threads))  # which start while the rest is made
-        learner = learner_of(run, policy, method, base, compiler(library, run.learner.threads, run.learner.dtype), workers)
-        workers.join(learner, Setup(run, str(base), str(weights) if weights else None), method.objective)
+        learner, workers = _learner(opening, run, policy, method, base, weights, library)
         grader = opening.enter_context(
             Grader(task.verifier, run.rewards, weights=run.reward_weights, workers=run.verify_workers,
                    deadline=run.verify_deadline, device=device))
@@ -141,7 +142,20 @@ def assemble(run: Run, folder: Path, weights: Path | None = None) -> Job:
     return job
 
 
-def _job(run: Run, folder: Path, task: Task, method: Method, learner: Learner, grader: Grader, workers: Workers,
+def _learner(opening: contextlib.ExitStack, run: Run, policy: Policy, method: Method, base: str | Path, weights: Path | None,
+             library: Library | str) -> tuple[Learner, Workers | Ranks]:
+    """The learner, and the processes that share its work, which get ready while the rest is made."""
+    own, place = run.learner, str(weights) if weights else None
+    if own.parallel == "fsdp2":
+        ranks = opening.enter_context(Ranks(own.ranks, own.threads, own.device))
+        return Share(run, str(base), place).first(ranks, method, policy), ranks
+    workers = opening.enter_context(Workers(own.workers, own.threads))
+    learner = learner_of(run, policy, method, base, compiler(library, own.threads, own.dtype), workers)
+    workers.join(learner, Setup(run, str(base), place), method.objective)
+    return learner, workers
+
+
+def _job(run: Run, folder: Path, task: Task, method: Method, learner: Learner, grader: Grader, workers: Workers | Ranks,
          context: int) -> Job:
     """The prompts, the engine and the sampler, around what is there."""
     sampling = Sampling(run.sampling.max_tokens, run.sampling.temperature, stop=run.sampling.stop)
@@ -153,7 +167,7 @@ def _job(run: Run, folder: Path, task: Task, method: Method, learner: Learner, g
         _check_ahead(run, method)
         policy = copy.deepcopy(policy)
         compiled = compiled and Compiled(policy.model, compiled.library, threads=compiled.threads, narrow=compiled.narrow)
-    engine = engine_of(policy, compiled, workers)
+    engine = engine_of(policy, compiled, workers if isinstance(workers, Workers) else None)
     engine.max_rows = most_rows(run)
     sampler = Sampler(method, engine, grader, policy, prompts, sampling, prompts_per_step=run.prompts_per_step,
                       group_size=run.group_size, seed=run.seed, environment=task.environment, learner=learner,
@@ -164,7 +178,7 @@ def _job(run: Run, folder: Path, task: Task, method: Method, learner: Learner, g
             notes.append(f"{lost} of {len(part)} {what} prompts are too long and left out")
     if isinstance(engine, Whole):
         notes.append(engine.note)
-    watch = Watch(run, rates(run, method), scale_of(learner.parameters.values()))
+    watch = Watch(run, rates(run, method), scale_of(adapter.trained(policy.model).values()))
     return Job(run, folder, replace(task, train=prompts), heldout, method, policy, learner, engine, sampler, grader, workers,
                method.state(), sampling, notes, watch)
 
@@ -208,7 +222,8 @@ def _fitting(run: Run, prompts: Sequence[Prompt], policy: Policy, context: int) 
 
 def by_modules(own: LearnerSettings) -> str:
     """Why the settings leave no choice but the model's own modules; empty if they do."""
-    asked = {"adapters": own.lora_rank, "checkpointing": own.checkpointing, "head_float32": own.head_float32}
+    asked = {"parallel=fsdp2": own.parallel == "fsdp2", "adapters": own.lora_rank, "checkpointing": own.checkpointing,
+             "head_float32": own.head_float32}
     return next((f"{name} asked for, which the model's own modules do" for name, given in asked.items() if given), "")
 
 
@@ -255,6 +270,8 @@ def _filled(run: Run, task: Task, policy: Policy, device: str, library: Library 
     kernels, parameters = isinstance(library, Library), sum(p.numel() for p in policy.model.parameters())
     if run.learner.quantise != "none" or (run.max_staleness and not run.learner.workers):
         run = replace(run, learner=replace(run.learner, workers=1))
+    if run.learner.parallel == "fsdp2":
+        run = replace(run, learner=replace(run.learner, ranks=number(run.learner.ranks, device)))
     run = with_threads(run, parameters, kernels, device)
     torch.set_num_threads(run.learner.threads if parameters >= SMALL or not kernels else 1)
     sampling = replace(run.sampling, max_tokens=run.sampling.max_tokens or task.max_tokens,
@@ -272,7 +289,7 @@ def meta(job: Job) -> Mapping[str, Any]:
     """What a run file says besides its settings: versions, the name of the equation, the device."""
     return {"groupwise": groupwise.__version__, "torch": torch.__version__, "transformers": transformers.__version__,
             "objective": job.method.objective.hash, "device": str(job.learner.device), "threads": job.run.learner.threads,
-            "workers": job.run.learner.workers,
+            "workers": job.run.learner.workers, "ranks": job.run.learner.ranks or 1,
             "compute": compute_of(job)}
 
 

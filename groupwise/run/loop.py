@@ -24,6 +24,7 @@ from groupwise.run.compose import method_of
 from groupwise.run.config import arithmetic, from_toml, resolved, to_toml
 from groupwise.run.disk import publish, read_lines, write, writing
 from groupwise.run.finish import alarms, command, evaluate_now, finish, show
+from groupwise.run.link import launched, launched_for
 from groupwise.run.lock import LOCK, lock
 from groupwise.run.policy import base_to_save
 from groupwise.run.rollouts import Kept
@@ -120,7 +121,7 @@ def train(run: Run, root: Path = Path("runs"), *, fill: Callable[[Run, Path], Ru
     `fill` may put into the new folder what the run is to read, and returns the settings that name it. `before` is called with
     these settings and the folder before any work; what it raises leaves no folder behind.
     """
-    run = resolved(run)
+    run = resolved(launched_for(run))
     check_trackers(run.trackers)
     folder = root / run.name
     if (folder / SETTINGS).exists():
@@ -164,8 +165,10 @@ def _new(folder: Path) -> Iterator[None]:
                     place.rmdir()
 
 
-def resume(folder: Path, *, accept_equation: bool = False) -> Path:
+def resume(folder: Path, *, accept_equation: bool = False, ranks: int = 0) -> Path:
     """Go on with a run from its newest whole checkpoint, or from its start if it has none; returns its folder.
+
+    `ranks` is how many a learner in shards has from here on; 0: as before, or as torchrun says.
 
     CheckpointError: the method composes another equation than at the start, and that was not accepted.
     """
@@ -179,6 +182,7 @@ def resume(folder: Path, *, accept_equation: bool = False) -> Path:
     if not (folder / "base").is_dir():
         raise CheckpointError(f"{folder / 'base'} is missing, which holds the policy that the run began with: copy it back, or "
                               "start another run")
+    run = launched_for(run, ranks or launched())
     changed = written.check(run, command(), accept=accept_equation)
     with lock(folder):
         checkpoints = Checkpoints(folder, run.keep)

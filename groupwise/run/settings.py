@@ -99,6 +99,12 @@ class LearnerSettings:
     workers: int = 0
     """Processes that share generation and gradients by the model's own modules; 0: 2 for a small model on a processor with two
     cores or more, else 1. The number chosen is saved with the run."""
+    parallel: Literal["none", "fsdp2"] = "none"
+    """fsdp2: weights, gradients and moments lie in shards on several ranks, for a model that does not fit one GPU
+    (docs/parallel.md)."""
+    ranks: int = 0
+    """Processes with a shard each; 0: as many as torchrun has started, else one for each GPU, or 2 on a processor. The number
+    chosen is saved with the run."""
 
 
 @dataclass(frozen=True)
@@ -245,7 +251,7 @@ def _check_sampling(sampling: SamplingSettings) -> None:
 
 
 def _check_learner(learner: LearnerSettings) -> None:
-    for name in ("warmup_steps", "weight_decay", "grad_clip", "router_aux", "threads", "workers"):
+    for name in ("warmup_steps", "weight_decay", "grad_clip", "router_aux", "threads", "workers", "ranks"):
         _least(name, getattr(learner, name), 0)
     _least("micro_tokens", learner.micro_tokens, 0)
     _least("logit_chunk", learner.logit_chunk, 1)
@@ -253,6 +259,7 @@ def _check_learner(learner: LearnerSettings) -> None:
         raise ConfigError(f"workers={learner.workers} and compute=kernels: kernels share the work among threads of one process; "
                           f"take workers=1 and threads={learner.workers}, or compute=modules")
     _check_lora(learner)
+    _check_parallel(learner)
     if not 0.0 < learner.lr < 1.0:
         raise ConfigError(f"lr must lie between 0 and 1, got {learner.lr}")
     if not 0.0 <= learner.value_lr < 1.0:
@@ -280,3 +287,16 @@ def _check_lora(learner: LearnerSettings) -> None:
     if slow and learner.compute == "kernels":
         raise ConfigError("compute=kernels, but adapters, checkpointing and a head of its own format are run by the model's "
                           "modules: take compute=auto or modules")
+
+
+def _check_parallel(learner: LearnerSettings) -> None:
+    if learner.parallel == "none":
+        if learner.ranks > 1:
+            raise ConfigError(f"ranks={learner.ranks} and parallel=none: ranks hold shards of the weights; take parallel=fsdp2, "
+                              f"or workers={learner.ranks} for processes that hold whole ones")
+        return
+    against = {"workers": learner.workers > 1, "compute": learner.compute == "kernels",
+               "optimizer": learner.optimizer == "adamw8bit", "quantise": learner.quantise != "none"}
+    if wrong := [f"{name}={getattr(learner, name)}" for name, given in against.items() if given]:
+        raise ConfigError(f"parallel=fsdp2 and {wrong[0]}: weights in shards are trained by the model's own modules, "
+                          f"unquantised, by adamw, in as many processes as `ranks` says; leave {wrong[0].partition('=')[0]} off")
