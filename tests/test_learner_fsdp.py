@@ -26,9 +26,10 @@ from groupwise.models.load import load
 from groupwise.run import link, loop
 from groupwise.run.config import to_toml
 from groupwise.run.disk import read_lines
+from groupwise.run.learner_settings import LearnerSettings
 from groupwise.run.loop import resume, train
 from groupwise.run.ranks import Ranks
-from groupwise.run.settings import LearnerSettings, Run
+from groupwise.run.settings import Run
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))  # where the other ranks find Toy, too
 import ranks as bench

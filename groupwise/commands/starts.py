@@ -10,6 +10,7 @@ from typing import Any, Literal
 import tyro
 
 from groupwise.commands.common import FAILED, check_files, check_report
+from groupwise.engines.vllm.settings import EngineSettings
 from groupwise.run import recipes
 from groupwise.run.disk import write_json
 from groupwise.run.settings import Run
@@ -79,3 +80,24 @@ def data(words: Sequence[str]) -> None:
     if report:
         write_json(Path(report), counts)
     print("\n".join([f"{n:>8,}  {what}" for what, n in counts.items()]))
+
+
+def serve(words: Sequence[str]) -> None:
+    """Let runs on other machines sample here by vLLM (docs/vllm.md): --listen HOST:PORT, with a token in the environment."""
+
+    def arguments(listen: str, python: str = "", threads: int = 0) -> tuple[str, str, int]:
+        """Let a run on another machine sample here by vLLM, until interrupted.
+
+        Args:
+            listen: HOST:PORT; whoever reaches it and has the token in GROUPWISE_ENGINE_TOKEN may use this machine.
+            python: the Python that has vLLM; empty: as `engine_python` of a run.
+            threads: threads on a processor; 0: as many as there are cores, up to 16.
+
+        """
+        return listen, python, threads
+
+    address, python, threads = tyro.cli(arguments, args=list(words), prog="groupwise serve")
+    from groupwise.engines.vllm import listen
+    from groupwise.run.machine import MAX_THREADS, cores
+
+    listen.serve(address, EngineSettings(engine_python=python), threads or min(cores(), MAX_THREADS), print)

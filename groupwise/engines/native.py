@@ -42,8 +42,9 @@ class Native:
     """Samples completions with a KV cache; at most `max_rows` at a time.
 
     The policy's module is used as it is (it may be the one that is trained). `stats` describes the last call: tokens, seconds,
-    prefill_tokens, steps. A stop string ends a completion after the token that completes it. If the policy's routing is
-    "recorded", the extras hold the routes of its mixture of experts.
+    prefill_tokens, steps; `clocks` the last taking over of weights, if there is anything to say. A stop string ends a completion
+    after the token that completes it. If the policy's routing is "recorded", the extras hold the routes of its mixture of
+    experts.
     """
 
     in_waves = True
@@ -63,6 +64,7 @@ class Native:
         self.policy, self.max_rows, self.version = policy, max_rows, 0
         self.context_limit = context_limit(policy.model.config)
         self.stats: dict[str, float] = {}
+        self.clocks: dict[str, float] = {}
 
     @torch.no_grad()
     def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
@@ -111,6 +113,9 @@ class Native:
             if own[name].data_ptr() != tensor.data_ptr():
                 own[name].copy_(tensor)
         self.version = version
+
+    def close(self) -> None:
+        """Nothing runs elsewhere."""
 
     def hidden(self, ids: Tensor, mask: Any, positions: Tensor, cache: RowCache) -> tuple[Tensor, Tensor | None]:
         """Hidden states [b, l, h], and the routes [b, l, layers, k] if they are recorded."""

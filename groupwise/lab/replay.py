@@ -22,8 +22,9 @@ from groupwise.methods.method import Method
 from groupwise.models.template import fill, pieces
 from groupwise.objective.batch import Batch, pack
 from groupwise.objective.terms import Live
-from groupwise.run.assemble import Job, assemble, base_of, by_modules, compiler, form_of, kernels_of
+from groupwise.run.assemble import Job, assemble, base_of, form_of
 from groupwise.run.compose import method_of
+from groupwise.run.compute import by_modules, compiler, kernels_of
 from groupwise.run.config import from_toml
 from groupwise.run.disk import read_lines
 from groupwise.run.evals import subjects

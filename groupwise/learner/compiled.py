@@ -32,7 +32,8 @@ class KernelScorer:
         """[t] of a micro-batch; entries that are not trained on are 0."""
         asked = {"entropy": want.entropy, "sum_p2": want.sum_p2, "hidden": want.hidden or self.value_head is not None}
         names = ["logp", *(name for name, wanted in asked.items() if wanted)]
-        scored = _Score.apply(self.anchor, self, _flat(batch), asked, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
+        scored = _Score.apply(self.anchor, self, _flat(batch), asked,
+                              want.temperature or self.temperature, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
         out: dict[str, Tensor] = dict(zip(names, scored, strict=True))
         hidden, values = out.pop("hidden", None), None
         if self.value_head is not None and hidden is not None:
@@ -75,8 +76,8 @@ class _Score(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, anchor: Tensor, scorer: KernelScorer, batch: Flat, asked: dict[str, bool],
-                keep: bool) -> tuple[Tensor, ...]:
-        out, ticket = scorer.compiled.score(batch, temperature=scorer.temperature, keep=keep, **asked)
+                temperature: float, keep: bool) -> tuple[Tensor, ...]:
+        out, ticket = scorer.compiled.score(batch, temperature=temperature, keep=keep, **asked)
         ctx.set_materialize_grads(False)
         ctx.names, ctx.ticket = list(out), _Ticket(scorer.compiled, ticket) if ticket is not None else None
         return tuple(out.values())
@@ -91,7 +92,7 @@ class _Score(torch.autograd.Function):
             given.setdefault("logp", like.new_zeros(len(like)))
             ctx.ticket.compiled.backward(ctx.ticket.number, given)
         ctx.ticket.drop()
-        return None, None, None, None, None
+        return None, None, None, None, None, None
 
 
 class _Ticket:

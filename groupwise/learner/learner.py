@@ -85,6 +85,11 @@ class Learner:
         return self.scored(batch, groups, needs)[1]
 
     @torch.no_grad()
+    def logp_at(self, batch: Batch, temperature: float) -> Float[Tensor, " t"]:
+        """The policy's log-probs of a packed batch at a temperature of its own."""
+        return self._whole("policy", batch, Want(temperature=temperature)).logp
+
+    @torch.no_grad()
     def scored(self, batch: Batch, groups: Sequence[Group], needs: frozenset[str]) -> tuple[Batch, dict[str, Tensor]]:
         """`logprobs`, and the batch to go on with: if the routing of a mixture of experts is "old", it has the routes of the pass
         that takes the old log-probs.

@@ -5,15 +5,20 @@ k1 = -u, k2 = u^2/2, k3 = e^u - u - 1 estimate KL(p || q).
 """
 
 import math
+from bisect import bisect_left
 from collections import defaultdict
 
 import torch
 from torch import Tensor
 
 from groupwise.models.routing import Routed, Tally
+from groupwise.objective import levels
 from groupwise.objective.batch import Batch
 from groupwise.objective.objective import Loss, Seen
 from groupwise.objective.terms import OLD, RECORDED, SELF, Live, Policy, ValueLoss
+
+LENGTHS = (16, 64, 256, 1024, 4096, 16384)
+"""Lengths in tokens by which sequences are sorted for their mismatch."""
 
 
 class Meter:
@@ -38,7 +43,9 @@ class Meter:
             self._kl("reference", (batch.columns["ref_logp"] - live.logp)[mask])
         learner = torch.where(batch.behaviour == OLD, loss.base, live.logp)
         fresh = mask & ((batch.behaviour == SELF) | (batch.behaviour == OLD)) & torch.isfinite(batch.columns["engine_logp"])
-        self._mismatch((learner - batch.columns["engine_logp"])[fresh])
+        gap = (learner - batch.columns["engine_logp"])[fresh]
+        self._mismatch(gap)
+        self._mismatch_of_sequences(gap, batch.ids("token", "sequence")[fresh], batch.layout.size("sequence"))
         for seen in loss.seen:
             if len(loss.seen) > 1:
                 self.sums[f"loss/{seen.term.name}"] += seen.value
@@ -78,6 +85,19 @@ class Meter:
         self.sums["mismatch/mean_abs"] += float(size.sum())
         self.sums["mismatch/over_2x"] += int((size > math.log(2.0)).sum())
         self.tops["mismatch/max_abs"] = max(self.tops["mismatch/max_abs"], float(size.max()) if len(gap) else 0.0)
+
+    def _mismatch_of_sequences(self, gap: Tensor, of: Tensor, n: int) -> None:
+        """The same of whole sequences: `of` names the sequence of each token, of which there are `n`."""
+        lengths = levels.reduce(torch.ones_like(gap), of, n, "sum")
+        lengths, size = lengths[lengths > 0], levels.reduce(gap, of, n, "sum").abs().double()[lengths > 0]
+        self.sums["mismatch_sequence/n"] += len(size)
+        self.sums["mismatch_sequence/sum"] += float(size.sum())
+        self.sums["mismatch_sequence/rate"] += float((size / lengths).sum())
+        self.tops["mismatch_sequence/max"] = max(self.tops["mismatch_sequence/max"], float(size.max()) if len(size) else 0.0)
+        for length, one in zip(lengths.tolist(), size.tolist(), strict=True):
+            limit = LENGTHS[bisect_left(LENGTHS, length)] if length <= LENGTHS[-1] else "more"
+            self.sums[f"mismatch_to/{limit}/n"] += 1
+            self.sums[f"mismatch_to/{limit}/sum"] += one
 
     def _policy(self, seen: Seen, batch: Batch, correction: Tensor) -> None:
         assert seen.ratio is not None
@@ -124,6 +144,11 @@ class Meter:
         if n := s["mismatch/n"]:
             out |= {"mismatch_mean": s["mismatch/mean_abs"] / n, "mismatch_max": self.tops["mismatch/max_abs"],
                     "mismatch_over_2x": s["mismatch/over_2x"] / n}
+        if n := s["mismatch_sequence/n"]:
+            out |= {f"mismatch_sequence{name}": s[f"mismatch_sequence/{of}"] / n for name, of in (("", "sum"), ("_rate", "rate"))}
+            out["mismatch_sequence_max"] = self.tops["mismatch_sequence/max"]
+            out |= {f"mismatch_to/{limit}": s[f"mismatch_to/{limit}/sum"] / s[f"mismatch_to/{limit}/n"]
+                    for limit in (*LENGTHS, "more") if s.get(f"mismatch_to/{limit}/n")}
         if n := s["policy/n"]:
             out |= {"ratio_mean": s["ratio_mean"] / n, "ratio_max": self.tops["ratio_max"], "clip_high": s["clip_high"] / n,
                     "clip_low": s["clip_low"] / n, "correction_mean": s["correction_mean"] / n,

@@ -116,7 +116,7 @@ def _wide(head: nn.Module, hidden: Tensor) -> Tensor:
 @dataclass(frozen=True)
 class Want:
     """What is asked for besides the log-prob of each target, and how many logits may exist at a time (at least a row of them);
-    `routes` are the experts of every position read.
+    `routes` are the experts of every position read; `temperature` one instead of the scorer's own.
     """
 
     entropy: bool = False
@@ -124,6 +124,7 @@ class Want:
     hidden: bool = False
     routes: bool = False
     logit_chunk: int = LOGIT_CHUNK
+    temperature: float | None = None
 
 
 @dataclass

@@ -1,10 +1,8 @@
 """From settings to a job: everything a run needs, checked before any work starts."""
 
 import contextlib
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,45 +13,41 @@ import transformers
 import groupwise
 from groupwise.core.rollout import Prompt
 from groupwise.core.services import MethodState, Sampling
-from groupwise.engines.compiled import Kernels
-from groupwise.engines.graphs import Graphs
 from groupwise.engines.native import Native
-from groupwise.engines.whole import Whole, uncached
+from groupwise.engines.vllm.client import VLLM
+from groupwise.engines.whole import Whole
 from groupwise.errors import ConfigError, DataError
-from groupwise.kernels.build import Library, find
-from groupwise.kernels.library import CHUNK_ROWS, Compiled, unsupported
+from groupwise.kernels.build import Library
+from groupwise.kernels.library import CHUNK_ROWS
 from groupwise.learner.compiled import KernelScorer
 from groupwise.learner.learner import Learner
-from groupwise.learner.settings import Compile
 from groupwise.methods.method import Method
 from groupwise.models import adapter
-from groupwise.models.head import Trunk
 from groupwise.models.linear import Linear
 from groupwise.models.load import Policy, context_limit
 from groupwise.models.template import Template, fill, spelled, template
 from groupwise.run.collect import Sampler
 from groupwise.run.compose import method_of
+from groupwise.run.compute import by_modules, check_ahead, compiler, kernels_of, native_of
 from groupwise.run.grade import Grader
 from groupwise.run.learning import Share, learner_of, rates, scale_of
 from groupwise.run.link import number
 from groupwise.run.look import generated
-from groupwise.run.machine import SMALL, device_of, with_threads
+from groupwise.run.machine import SMALL, device_of, most_rows, with_threads
 from groupwise.run.policy import described, policy_for
 from groupwise.run.preview import preview
 from groupwise.run.ranks import Ranks
 from groupwise.run.rewards import check_weights, named
-from groupwise.run.settings import LearnerSettings, Run
+from groupwise.run.serving import python_of, vllm_of
+from groupwise.run.settings import Run
 from groupwise.run.watch import Watch
-from groupwise.run.workers import Setup, Split, Workers
-from groupwise.sampling.intervention import Intervention
+from groupwise.run.workers import Setup, Workers
 from groupwise.tasks import make
 from groupwise.tasks.task import Task
 from groupwise.verify import check_ready
 
 EMBEDDED = {"reduce": "reduce"}
 """Tasks with a base policy in the package, and the folder of it."""
-MOST_ROWS = 256
-"""Completions that are sampled at a time."""
 
 
 @dataclass
@@ -102,11 +96,12 @@ def base_of(run: Run) -> str | Path:
     return folder
 
 
-def assemble(run: Run, folder: Path, weights: Path | None = None) -> Job:
+def assemble(run: Run, folder: Path, weights: Path | None = None, *, serve: bool = False) -> Job:
     """Build a job from resolved settings. `weights` is the folder of the policy to go on with (None: the base policy).
+    `serve`: the engine that the settings name is started, if that is another process; else the native one samples.
 
     Who computes is chosen here: compiled kernels in this process, or the model's own modules in `learner.workers` processes, this
-    one included. Close the job's grader and workers.
+    one included. Close the job's grader, workers and engine.
     """
     transformers.utils.logging.disable_progress_bar()  # the console says what a run does
     torch.manual_seed(run.seed)
@@ -115,6 +110,7 @@ def assemble(run: Run, folder: Path, weights: Path | None = None) -> Job:
     form = form_of(run)
     check_weights(run.reward_weights, run.rewards, task.verifier, task.environment is not None)
     method = method_of(run, run.sampling.max_tokens or task.max_tokens)
+    python = python_of(run) if serve else ""
     check_ready([task.verifier, *named(run.rewards).values()], run.unsafe_exec)
     device, base = device_of(run), (folder / "base" if (folder / "base").is_dir() else base_of(run))
     policy = policy_for(run.learner, base, weights, device=device, seed=run.seed, home=str(folder.resolve() / "base"))
@@ -131,7 +127,8 @@ def assemble(run: Run, folder: Path, weights: Path | None = None) -> Job:
         grader = opening.enter_context(
             Grader(task.verifier, run.rewards, weights=run.reward_weights, workers=run.verify_workers,
                    deadline=run.verify_deadline, device=device))
-        job = _job(run, folder, task, method, learner, grader, workers, context)
+        job = _job(run, folder, task, method, learner, grader, workers, context, python)
+        opening.callback(job.engine.close)
         workers.wait()
         opening.pop_all()
     job.notes += described(run.learner, policy)
@@ -156,19 +153,19 @@ def _learner(opening: contextlib.ExitStack, run: Run, policy: Policy, method: Me
 
 
 def _job(run: Run, folder: Path, task: Task, method: Method, learner: Learner, grader: Grader, workers: Workers | Ranks,
-         context: int) -> Job:
+         context: int, python: str) -> Job:
     """The prompts, the engine and the sampler, around what is there."""
     sampling = Sampling(run.sampling.max_tokens, run.sampling.temperature, stop=run.sampling.stop)
     policy = learner.policy
     given = {"training": task.train, "held-out": task.heldout[: run.eval_prompts]}
     prompts, heldout = (_fitting(run, part, policy, context) for part in given.values())
-    compiled = learner.scorer.compiled if isinstance(learner.scorer, KernelScorer) else None
-    if run.max_staleness:  # the engine goes on with older weights while the learner changes its own
-        _check_ahead(run, method)
-        policy = copy.deepcopy(policy)
-        compiled = compiled and Compiled(policy.model, compiled.library, threads=compiled.threads, narrow=compiled.narrow)
-    engine = engine_of(policy, compiled, workers if isinstance(workers, Workers) else None)
-    engine.max_rows = most_rows(run)
+    if run.max_staleness:
+        check_ahead(run, method)
+    if python:
+        engine: Native = vllm_of(run, learner, python, [p.tokens for p in prompts], [p.tokens for p in heldout],
+                                 0 if task.environment is None else context)
+    else:
+        engine = native_of(run, learner, workers if isinstance(workers, Workers) else None)
     sampler = Sampler(method, engine, grader, policy, prompts, sampling, prompts_per_step=run.prompts_per_step,
                       group_size=run.group_size, seed=run.seed, environment=task.environment, learner=learner,
                       context_limit=context)
@@ -176,28 +173,11 @@ def _job(run: Run, folder: Path, task: Task, method: Method, learner: Learner, g
     for (what, part), kept in zip(given.items(), (prompts, heldout), strict=True):
         if lost := len(part) - len(kept):
             notes.append(f"{lost} of {len(part)} {what} prompts are too long and left out")
-    if isinstance(engine, Whole):
+    if isinstance(engine, Whole | VLLM):
         notes.append(engine.note)
     watch = Watch(run, rates(run, method), scale_of(adapter.trained(policy.model).values()))
     return Job(run, folder, replace(task, train=prompts), heldout, method, policy, learner, engine, sampler, grader, workers,
                method.state(), sampling, notes, watch)
-
-
-def _check_ahead(run: Run, method: Method) -> None:
-    """ConfigError: what cannot be sampled ahead of the learner."""
-    asked = f"max_staleness={run.max_staleness}"
-    if run.learner.workers > 1:
-        raise ConfigError(f"{asked} and workers={run.learner.workers}: sampling ahead takes the place of sharing one model among "
-                          "processes; take workers=1")
-    if run.learner.device != "cpu":
-        raise ConfigError(f"{asked} on {run.learner.device}: the engine in this process would take turns with the learner on one "
-                          "device, and nothing would overlap; leave it at 0")
-    if run.learner.quantise != "none":
-        raise ConfigError(f"{asked} and quantise={run.learner.quantise}: the engine needs a copy of the weights, which quantised "
-                          "ones do not allow; leave one of them off")
-    if any(type(one).after_score is not Intervention.after_score for one in method.intervene):
-        raise ConfigError(f"{asked} and the method {run.method!r}: its intervention may ask the learner for log-probs while that "
-                          "is at work on another batch; leave it at 0")
 
 
 def form_of(run: Run) -> Template:
@@ -218,51 +198,6 @@ def _fitting(run: Run, prompts: Sequence[Prompt], policy: Policy, context: int) 
         raise DataError(f"all {len(prompts)} prompts of a part of task {run.task!r} have more than {limit - 1} tokens: nothing "
                         "is left; lower max_tokens or raise max_prompt_tokens")
     return found
-
-
-def by_modules(own: LearnerSettings) -> str:
-    """Why the settings leave no choice but the model's own modules; empty if they do."""
-    asked = {"parallel=fsdp2": own.parallel == "fsdp2", "adapters": own.lora_rank, "checkpointing": own.checkpointing,
-             "head_float32": own.head_float32}
-    return next((f"{name} asked for, which the model's own modules do" for name, given in asked.items() if given), "")
-
-
-def kernels_of(wanted: str, policy: Policy, device: str) -> Library | str:
-    """The compiled kernels to run a policy with, or why none are used. ConfigError: they are `wanted` and cannot be."""
-    if wanted == "modules":
-        return "compute=modules"
-    found: Library | str = "they are for processors" if device != "cpu" else unsupported(policy.model) or find()
-    if isinstance(found, str) and wanted == "kernels":
-        raise ConfigError(f"compute=kernels was asked for, but cannot be: {found}; take compute=auto or modules")
-    return found
-
-
-def compiler(library: Library | str, threads: int, dtype: str) -> Compile | None:
-    """What puts a model into the kernels, with these threads and this number format (auto: the fast one); None without any."""
-    if isinstance(library, str):
-        return None
-    narrow = library.kind.narrow if dtype == "auto" else dtype == "bfloat16"
-    return partial(Compiled, library=library, threads=threads, narrow=narrow)
-
-
-def engine_of(policy: Policy, compiled: Compiled | None = None, workers: Workers | None = None) -> Native:
-    """The engine that samples from a policy: by kernels if it is in them, with other processes if there are any, on a GPU by
-    captured steps; a model that these cannot cache is run whole for every token.
-    """
-    if compiled is not None:
-        return Kernels(policy, compiled, max_rows=MOST_ROWS)
-    trunk = Trunk(policy.model, head_float32=policy.head_float32)
-    if reason := uncached(policy, trunk):
-        return Whole(policy, reason, max_rows=MOST_ROWS, trunk=trunk)
-    if workers is not None and workers.size > 1:
-        return Split(policy, workers, max_rows=MOST_ROWS)
-    on_gpu = next(policy.model.parameters()).is_cuda
-    return (Graphs if on_gpu else Native)(policy, max_rows=MOST_ROWS, trunk=trunk)
-
-
-def most_rows(run: Run) -> int:
-    """Completions that are sampled at a time."""
-    return run.sampling.max_rows or MOST_ROWS
 
 
 def _filled(run: Run, task: Task, policy: Policy, device: str, library: Library | str, form: Template) -> Run:

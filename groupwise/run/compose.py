@@ -2,17 +2,21 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from groupwise.core import named
-from groupwise.errors import ConfigError, nearest
+from groupwise.errors import ConfigError, ObjectiveError, nearest
 from groupwise.methods import METHODS
 from groupwise.methods.method import Method
 from groupwise.methods.update import Minibatches, Once
+from groupwise.objective.correction import Correction, Masked, Normalised, Rejected, Truncated, Uncorrected
 from groupwise.objective.credit import Advantage, Blend
 from groupwise.run.settings import Run
 from groupwise.sampling.planner import Shuffled
+
+CORRECTIONS: dict[str, type[Uncorrected | Truncated | Masked | Rejected | Normalised]] = {
+    "none": Uncorrected, "truncated": Truncated, "masked": Masked, "rejected": Rejected, "normalised": Normalised}
 
 
 def factory_of(name: str) -> Callable[..., Any]:
@@ -42,6 +46,7 @@ def method_of(run: Run, max_tokens: int) -> Method:
     """
     method = composed(run.method, run.method_args, {"max_tokens": max_tokens, "reward_weights": run.reward_weights})
     _check_siblings(run, method)
+    method = mended(run, method)
     if not run.updates_per_batch:
         return method
     if not isinstance(method.update, Once | Minibatches):
@@ -49,6 +54,43 @@ def method_of(run: Run, max_tokens: int) -> Method:
                           f"updates_per_batch={run.updates_per_batch} would replace; leave it at 0")
     epochs = method.update.epochs if isinstance(method.update, Minibatches) else 1
     return replace(method, update=Minibatches(run.updates_per_batch, epochs))
+
+
+def mended(run: Run, method: Method) -> Method:
+    """The method with the behaviour and the correction that the settings ask for. ConfigError: they cannot go together."""
+    correction = method.objective.correction
+    if run.correction != "method":
+        correction = correction_of(run.correction, run.correction_args)
+    elif run.correction_args:
+        raise ConfigError("correction_args without a correction: give correction too, such as truncated")
+    behaviour = method.behaviour if run.behaviour == "method" else run.behaviour
+    return replace(method, behaviour=behaviour, objective=replace(method.objective, correction=correction))
+
+
+def correction_of(name: str, arguments: Mapping[str, Any]) -> Correction:
+    """The correction of a name; `weight` of rejected and `inner` of normalised are names too, and "none" is no bound.
+
+    ConfigError names what is wrong.
+    """
+    known = {f.name: f for f in fields(CORRECTIONS[name]) if f.name not in ("active", "reach")}
+    given = {key: None if value == "none" else value for key, value in arguments.items()}
+    for key, value in list(given.items()):
+        if key not in known:
+            raise ConfigError(f"correction {name!r} has no argument {key!r}; "
+                              + (nearest(key, known) if known else "it takes none"))
+        if key in ("weight", "inner") and value is not None:
+            inner = sorted(set(CORRECTIONS) - {"none", name, "normalised"})
+            if value not in inner:
+                raise ConfigError(f"correction {name!r}: {key} must be the name of a correction, got {value!r}; "
+                                  f"{nearest(str(value), inner)}")
+            given[key] = CORRECTIONS[value]()
+        elif isinstance(known[key].default, float) and value is not None and type(value) not in (int, float):
+            raise ConfigError(f"correction {name!r}: {key} must be a number, got {value!r}")
+    made: Callable[..., Correction] = CORRECTIONS[name]
+    try:
+        return made(**given)
+    except ObjectiveError as error:
+        raise ConfigError(str(error)) from error
 
 
 def method(name: str, /, *, max_tokens: int = 0, **arguments: Any) -> Method:

@@ -15,9 +15,11 @@ from typing import Any
 
 import tyro
 
+from groupwise.engines.vllm.settings import EngineSettings
 from groupwise.errors import ConfigError, nearest
 from groupwise.run import recipes, toml
-from groupwise.run.settings import LearnerSettings, Run, SamplingSettings
+from groupwise.run.learner_settings import LearnerSettings
+from groupwise.run.settings import Run, SamplingSettings
 
 
 def resolved(run: Run) -> Run:
@@ -75,7 +77,7 @@ def from_words(args: Sequence[str], default: Run, prog: str = "groupwise train")
             raise ConfigError(f"unexpected word {flag!r}: settings are given as --name value (`{prog} --help` lists them)")
         raise ConfigError(f"unknown setting {flag!r}; {nearest(flag.replace('_', '-'), flags())}")
     return replace(run, **{name: getattr(default, name) | getattr(run, name)
-                           for name in ("task_args", "method_args", "reward_weights")})
+                           for name in ("task_args", "method_args", "reward_weights", "correction_args")})
 
 
 def _unboxed(text: str) -> str:
@@ -86,7 +88,7 @@ def _unboxed(text: str) -> str:
 
 def from_keywords(given: Mapping[str, Any], default: Run) -> Run:
     """Settings from Python keywords, called as on the command line and checked alike, over `default`. Raises ConfigError."""
-    parts = {"sampling": SamplingSettings, "learner": LearnerSettings}
+    parts = {"sampling": SamplingSettings, "learner": LearnerSettings, "serving": EngineSettings}
     names = [flag.removeprefix("--").replace("-", "_") for flag in flags()]
     for name in given:
         if name not in names or name == "json":
@@ -127,6 +129,6 @@ def _said_before(error: BaseException) -> ConfigError | None:
 
 def flags() -> list[str]:
     """Every setting's name on the command line."""
-    every = [f for cls in (Run, SamplingSettings, LearnerSettings) for f in fields(cls)]
+    every = [f for cls in (Run, SamplingSettings, LearnerSettings, EngineSettings) for f in fields(cls)]
     names = [f.name for f in every if not is_dataclass(f.default_factory)]
     return [f"--{'run' if name == 'name' else name.replace('_', '-')}" for name in [*names, "config", "json"]]

@@ -102,7 +102,7 @@ def _timing(job: Job, began: float, collected: float) -> dict[str, float]:
     now, tally = time.perf_counter(), job.sampler.tally
     tokens = sum(n for purpose, n in tally.budget.tokens.items() if purpose.endswith("/generate"))
     return {"seconds": now - began, "generate": tally.seconds["generate"], "verify": tally.seconds["verify"],
-            "train": now - collected, "tokens_per_second": tokens / max(1e-9, tally.seconds["generate"])} | (
+            "train": now - collected, "tokens_per_second": tokens / max(1e-9, tally.seconds["generate"])} | job.engine.clocks | (
                 {"waited": job.sampler.idle} if isinstance(job.sampler, Ahead) else {})
 
 
@@ -132,7 +132,7 @@ def train(run: Run, root: Path = Path("runs"), *, fill: Callable[[Run, Path], Ru
             shutil.rmtree(folder / left, ignore_errors=True)
         run = fill(run, folder)
         before(run, folder)
-        job = ahead(assemble(run, folder))
+        job = ahead(assemble(run, folder, serve=True))
         if not (folder / "base").is_dir():
             build = folder / ".building-base"
             with writing(build):
@@ -192,11 +192,11 @@ def resume(folder: Path, *, accept_equation: bool = False, ranks: int = 0) -> Pa
             written.accept(method_of(run, run.sampling.max_tokens), changed, int(found[1]["step"]) if found else 0)
         news = [f"the equation is another one than before, as accepted: {line}" for line in changed]
         if found is None:
-            _go(ahead(assemble(run, folder)), 0, None, news)
+            _go(ahead(assemble(run, folder, serve=True)), 0, None, news)
             return folder
         where, state, problems = found
         checkpoints.prune(where.name)
-        job = ahead(assemble(run, folder, learner_checkpoint.weights(where)))
+        job = ahead(assemble(run, folder, learner_checkpoint.weights(where), serve=True))
         learner_checkpoint.load(job.learner, where, state["learner"])
         job.sampler.load_state_dict(state["sampler"])
         job.state.load_state_dict(state["method"])
@@ -220,7 +220,7 @@ def _go(job: Job, start: int, sizes: dict[str, int] | None, problems: Sequence[s
     try:
         record.truncate(sizes or dict.fromkeys(record.sizes(), 0))
         job.watch.remember(job.folder)
-        with (job.workers, job.grader, contextlib.closing(job.sampler),
+        with (job.workers, job.grader, contextlib.closing(job.engine), contextlib.closing(job.sampler),
               Console(job.run.steps, eval_every=job.run.eval_every, start=start) as console, Stop(console.warn) as stop,
               Trackers(job.run, job.folder, start, told, console.warn) as record.trackers):
             if job.task.dropped:

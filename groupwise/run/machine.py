@@ -13,6 +13,13 @@ MAX_THREADS = 16
 """More threads than this slow down models of the size that one trains on a processor."""
 SMALL = 20_000_000
 """Below so many parameters one thread is faster than several: waking the others costs more than a small matrix product."""
+MOST_ROWS = 256
+"""Completions that are sampled at a time."""
+
+
+def most_rows(run: Run) -> int:
+    """Completions that are sampled at a time."""
+    return run.sampling.max_rows or MOST_ROWS
 
 
 def cores() -> int:

@@ -1,0 +1,1 @@
+"""vLLM as an engine: a process, and an environment, of its own."""
