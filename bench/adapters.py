@@ -26,10 +26,11 @@ from groupwise.models.bits import Quantised  # noqa: E402
 from groupwise.models.load import Policy, load  # noqa: E402
 from groupwise.objective.batch import Batch, pack  # noqa: E402
 from groupwise.run.assemble import Job, assemble  # noqa: E402
+from groupwise.run.learner_settings import LearnerSettings  # noqa: E402
 from groupwise.run.learning import settings_of  # noqa: E402
 from groupwise.run.loop import train  # noqa: E402
 from groupwise.run.policy import policy_for  # noqa: E402
-from groupwise.run.settings import LearnerSettings, Run  # noqa: E402
+from groupwise.run.settings import Run  # noqa: E402
 
 MIB = 2**20
 LORA: dict[str, Any] = {"lora_rank": 8, "lr": 6e-4}

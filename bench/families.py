@@ -32,7 +32,7 @@ from groupwise import cli  # noqa: E402
 from groupwise.engines.whole import Whole  # noqa: E402
 from groupwise.models.head import Trunk  # noqa: E402
 from groupwise.models.load import save  # noqa: E402
-from groupwise.run.assemble import engine_of  # noqa: E402
+from groupwise.run.compute import engine_of  # noqa: E402
 from groupwise.run.disk import read_lines  # noqa: E402
 
 BEGIN, END = "<!-- families: begin -->", "<!-- families: end -->"

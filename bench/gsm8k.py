@@ -32,7 +32,7 @@ from groupwise.core.rollout import Prompt  # noqa: E402
 from groupwise.core.services import Sampling  # noqa: E402
 from groupwise.models.load import load  # noqa: E402
 from groupwise.models.template import fill  # noqa: E402
-from groupwise.run.assemble import compiler, engine_of, kernels_of  # noqa: E402
+from groupwise.run.compute import compiler, engine_of, kernels_of  # noqa: E402
 from groupwise.run.evaluate import Evaluation, evaluate  # noqa: E402
 from groupwise.run.grade import Grader  # noqa: E402
 from groupwise.run.machine import cores  # noqa: E402

@@ -89,7 +89,7 @@ def learner_of(policy: Any, side: str, micro_tokens: int, chunk: int) -> Any:
     """The learner by the model's modules or by kernels, one thread."""
     from groupwise.learner.learner import Learner
     from groupwise.learner.settings import Settings
-    from groupwise.run.assemble import compiler, kernels_of
+    from groupwise.run.compute import compiler, kernels_of
 
     compile = compiler(kernels_of("kernels", policy, "cpu"), 1, "auto") if side == "kernels" else None
     return Learner(policy, Settings(lr=1e-6, micro_tokens=micro_tokens, logit_chunk=chunk), compile=compile)

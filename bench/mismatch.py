@@ -30,7 +30,8 @@ from groupwise.engines.vllm.settings import EngineSettings  # noqa: E402
 from groupwise.objective.batch import pack  # noqa: E402
 from groupwise.run.assemble import Job, assemble  # noqa: E402
 from groupwise.run.compose import method_of  # noqa: E402
-from groupwise.run.settings import LearnerSettings, Run  # noqa: E402
+from groupwise.run.learner_settings import LearnerSettings  # noqa: E402
+from groupwise.run.settings import Run  # noqa: E402
 
 METHODS = {"grpo": "token", "dapo": "token", "cispo": "token", "gspo": "sequence", "gmpo": "sequence", "vespo": "sequence"}
 """Methods and the unit of their ratio."""

@@ -33,7 +33,8 @@ from groupwise.engines.native import Native  # noqa: E402
 from groupwise.kernels.library import Compiled  # noqa: E402
 from groupwise.models.load import Policy, load, save  # noqa: E402
 from groupwise.run import assemble  # noqa: E402
-from groupwise.run.assemble import base_of, engine_of  # noqa: E402
+from groupwise.run.assemble import base_of  # noqa: E402
+from groupwise.run.compute import engine_of  # noqa: E402
 from groupwise.run.disk import read_lines  # noqa: E402
 from groupwise.run.settings import Run  # noqa: E402
 from groupwise.tasks.reduce import reduce  # noqa: E402

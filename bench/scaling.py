@@ -55,7 +55,7 @@ def measure(point: dict[str, Any]) -> dict[str, float]:
     from groupwise.models.build import character_tokenizer, random_policy
     from groupwise.models.load import policy_of
     from groupwise.objective.batch import pack
-    from groupwise.run.assemble import compiler, engine_of, kernels_of
+    from groupwise.run.compute import compiler, engine_of, kernels_of
 
     tokenizer, size = character_tokenizer(), point["hidden"]
     model = random_policy(tokenizer, hidden=size, layers=point["layers"], heads=max(1, size // 64), kv_heads=max(1, size // 128),

@@ -26,7 +26,8 @@ from groupwise.models.load import load
 from groupwise.run import loop
 from groupwise.run.collect import Sampler
 from groupwise.run.grade import Grader
-from groupwise.run.settings import LearnerSettings, Run
+from groupwise.run.learner_settings import LearnerSettings
+from groupwise.run.settings import Run
 
 PARTS = {"sample": (Compiled, "sample"), "forward": (Compiled, "score"), "backward": (Compiled, "backward"),
          "add gradients": (Compiled, "collect"), "pack weights": (Compiled, "load"), "grade": (Grader, "rollouts"),

@@ -40,8 +40,9 @@ from groupwise.models.load import policy_of, save  # noqa: E402
 from groupwise.run import assemble as building  # noqa: E402
 from groupwise.run.assemble import Job, assemble  # noqa: E402
 from groupwise.run.disk import read_json, read_lines  # noqa: E402
+from groupwise.run.learner_settings import LearnerSettings  # noqa: E402
 from groupwise.run.loop import train  # noqa: E402
-from groupwise.run.settings import LearnerSettings, Run  # noqa: E402
+from groupwise.run.settings import Run  # noqa: E402
 
 ENGINES: dict[str, dict[str, Any]] = {
     "native, kernels": {},

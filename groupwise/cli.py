@@ -46,23 +46,24 @@ def train(words: Sequence[str]) -> None:
 def resume(words: Sequence[str]) -> None:
     """Go on with a run that was stopped: RUN is its folder, or its name; --json FILE as in train."""
 
-    def arguments(run: tyro.conf.Positional[str], json: str = "",
-                  accept_equation: tyro.conf.FlagCreatePairsOff[bool] = False) -> tuple[Path, str, bool]:
+    def arguments(run: tyro.conf.Positional[str], json: str = "", accept_equation: tyro.conf.FlagCreatePairsOff[bool] = False,
+                  ranks: int = 0) -> tuple[Path, str, bool, int]:
         """Go on with a run from its last checkpoint.
 
         Args:
             run: the run's folder, or its name if it lies in runs/.
             json: also write the run's summary to this file.
             accept_equation: go on although the method composes another equation than when the run was started.
+            ranks: go on with this number of ranks (a run with parallel=fsdp2; no longer bit for bit); 0: as before.
 
         """
-        return run_folder(run), json, accept_equation
+        return run_folder(run), json, accept_equation, ranks
 
-    folder, file, accept = tyro.cli(arguments, args=list(words), prog="groupwise resume")
+    folder, file, accept, ranks = tyro.cli(arguments, args=list(words), prog="groupwise resume")
     check_report(file)
     from groupwise.run.loop import resume as go_on
 
-    _report(go_on(folder, accept_equation=accept), file)
+    _report(go_on(folder, accept_equation=accept, ranks=ranks), file)
 
 
 def plan(words: Sequence[str]) -> int:
@@ -173,6 +174,10 @@ def usage() -> str:
 
 
 def _dispatch(words: list[str]) -> int:
+    if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK", "0") != "0":  # torchrun started this process with others
+        from groupwise.run.rank import follow
+
+        return follow()
     if not words or words[0] in ("-h", "--help", "help"):
         print(usage())
     elif words[0] == "--version":

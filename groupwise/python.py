@@ -39,10 +39,10 @@ def train(model: Any = None, task: Any = None, *, rewards: Any = (), tokenizer: 
     return _done(lambda: loop.train(run, Path(root), fill=given.fill, before=before_training))
 
 
-def resume(run: str | Path | Result, *, accept_equation: bool = False) -> Result:
+def resume(run: str | Path | Result, *, accept_equation: bool = False, ranks: int = 0) -> Result:
     """Go on with a run from its last checkpoint: its folder, its name in runs/, or its Result; as `groupwise resume`."""
     found = run if isinstance(run, Result) else load_run(run)
-    return _done(lambda: loop.resume(found.folder, accept_equation=accept_equation))
+    return _done(lambda: loop.resume(found.folder, accept_equation=accept_equation, ranks=ranks))
 
 
 def _done(work: Callable[[], Path]) -> Result:

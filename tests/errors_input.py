@@ -73,6 +73,8 @@ SETTINGS = [
     flag("a run name that is no folder's name", "--run a/b"),
     flag("greedy sampling in training", "--temperature 0"),
     flag("a device that is none", "--device gpu"),
+    flag("ranks, and a learner in one process", "--ranks 3"),
+    flag("shards, and processes that hold whole weights", "--parallel fsdp2 --workers 2"),
     flag("a report that cannot be written", "--json model/config.json/report.json"),
     Case("a settings file that is not there", "train --config own.toml"),
     toml("a settings file that is not TOML", "steps = \n"),

@@ -113,6 +113,7 @@ FOLDERS = [
     Case("another process works on the run", RESUME, make=begun, fault=lambda: lock(Path(RUN)), kept=UNTOUCHED),
     Case("another process is just starting one of that name", TRAIN, fault=lambda: lock(Path(RUN)),
          make=lambda: (os.makedirs(f"{RUN}/base"), Path(RUN, "base/config.json").write_text("{}"))),
+    Case("ranks for a run whose learner is in one process", f"{RESUME} --ranks 2", make=begun, kept=UNTOUCHED),
     damaged("its settings cut off", lambda: cut_before(f"{RUN}/run.toml", "[meta]"), 2, UNTOUCHED),
     damaged("its settings changed to an unknown one", lambda: Path(RUN, "run.toml").write_text("stepz = 3\n"), 2, UNTOUCHED),
     damaged("its base policy is gone", lambda: shutil.rmtree(f"{RUN}/base"), 2, UNTOUCHED),

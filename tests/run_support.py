@@ -6,7 +6,8 @@ from typing import Any
 
 from groupwise.models.build import character_tokenizer, random_policy
 from groupwise.models.load import Policy, policy_of, save
-from groupwise.run.settings import LearnerSettings, Run, SamplingSettings
+from groupwise.run.learner_settings import LearnerSettings
+from groupwise.run.settings import Run, SamplingSettings
 
 REWARDS = Path(__file__).resolve().with_name("run_rewards.py")
 REWARD = f"{REWARDS}:digits"

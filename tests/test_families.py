@@ -15,7 +15,7 @@ from groupwise.engines.native import Native
 from groupwise.engines.whole import Whole, uncached
 from groupwise.models.head import Trunk
 from groupwise.models.load import save
-from groupwise.run.assemble import engine_of
+from groupwise.run.compute import engine_of
 from groupwise.run.disk import read_lines
 
 BENCH = Path(__file__).parent.parent / "bench"

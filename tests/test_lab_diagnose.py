@@ -20,8 +20,9 @@ from groupwise.run import watch
 from groupwise.run.assemble import assemble
 from groupwise.run.findings import Seen, bad, fine
 from groupwise.run.grade import Grader
+from groupwise.run.learner_settings import LearnerSettings
 from groupwise.run.loop import train
-from groupwise.run.settings import LearnerSettings, Run, SamplingSettings
+from groupwise.run.settings import Run, SamplingSettings
 from groupwise.run.watch import CONSEQUENCES, EXPLAINS, Watch, judge, settle
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

@@ -20,8 +20,9 @@ from groupwise.run import assemble
 from groupwise.run.config import to_toml
 from groupwise.run.evaluate import counted
 from groupwise.run.findings import bad, fine
+from groupwise.run.learner_settings import LearnerSettings
 from groupwise.run.loop import resume, train
-from groupwise.run.settings import LearnerSettings, Run, SamplingSettings
+from groupwise.run.settings import Run, SamplingSettings
 
 EMBEDDED = Run(group_size=4, task_args={"train": 64, "heldout": 16}, eval_every=0, verify_deadline=60.0,
                learner=LearnerSettings(threads=1, workers=1, device="cpu"))

@@ -30,8 +30,8 @@ from groupwise.objective.batch import pack
 from groupwise.objective.credit import Advantage
 from groupwise.objective.objective import Objective
 from groupwise.objective.terms import Policy
-from groupwise.run.assemble import compiler
 from groupwise.run.compose import method_of
+from groupwise.run.compute import compiler
 from groupwise.run.learning import learner_of as assembled
 from groupwise.run.loop import resume, train
 from groupwise.run.workers import Setup, Workers
@@ -232,7 +232,7 @@ from run_support import tiny_policy
 from groupwise.learner.learner import Learner
 from groupwise.learner.settings import Settings
 from groupwise.methods import METHODS
-from groupwise.run.assemble import compiler
+from groupwise.run.compute import compiler
 from kernels_support import library
 
 def limit(more):

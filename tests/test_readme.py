@@ -23,7 +23,8 @@ from groupwise.objective.returns import Gae
 from groupwise.objective.terms import ValueLoss
 from groupwise.run.config import to_toml
 from groupwise.run.disk import read_json
-from groupwise.run.settings import LearnerSettings, Run, SamplingSettings
+from groupwise.run.learner_settings import LearnerSettings
+from groupwise.run.settings import Run, SamplingSettings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

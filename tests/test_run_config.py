@@ -6,7 +6,8 @@ from groupwise import cli
 from groupwise.errors import ConfigError
 from groupwise.run import config, machine
 from groupwise.run.config import arithmetic, from_toml, from_words, resolved, to_toml
-from groupwise.run.settings import LearnerSettings, Run, SamplingSettings
+from groupwise.run.learner_settings import LearnerSettings
+from groupwise.run.settings import Run, SamplingSettings
 
 ODD = Run(name="a.b-1", task="m:f", task_args={"path": 'a "quoted" \\ ü\n', "deep": {"x": [1, 2.5, {"y": True}]}, "odd key": -1},
           method_args={"big": 1e300, "small": 1e-7, "neg": -0.0, "del": "\x7f", "sizes": (1, 2)}, rewards=("a:b", "c:d"),

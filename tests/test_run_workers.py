@@ -18,11 +18,13 @@ from groupwise.errors import ConfigError, EngineError, ObjectiveError, TrainingE
 from groupwise.models.head import Want
 from groupwise.models.load import load, save
 from groupwise.run import machine, workers
-from groupwise.run.assemble import engine_of, method_of
+from groupwise.run.assemble import method_of
+from groupwise.run.compute import engine_of
+from groupwise.run.learner_settings import LearnerSettings
 from groupwise.run.learning import learner_of
 from groupwise.run.loop import resume, train
 from groupwise.run.policy import policy_for
-from groupwise.run.settings import LearnerSettings, Run
+from groupwise.run.settings import Run
 from groupwise.run.shared import bytes_of
 from groupwise.run.workers import Setup, Workers, deal
 

@@ -18,8 +18,9 @@ from groupwise.models.load import context_limit
 from groupwise.models.memory import free
 from groupwise.run.compose import method_of
 from groupwise.run.config import arithmetic
+from groupwise.run.learner_settings import LearnerSettings
 from groupwise.run.machine import device_of, most_rows
-from groupwise.run.settings import LearnerSettings, Run
+from groupwise.run.settings import Run
 
 GIB = 2**30
 DEVICES = (24, 48, 80, 141)

@@ -20,8 +20,9 @@ from groupwise.run.checkpoint import Checkpoints
 from groupwise.run.compose import method_of
 from groupwise.run.config import from_toml
 from groupwise.run.findings import Finding, bad, fine, unsure
+from groupwise.run.learner_settings import LearnerSettings
 from groupwise.run.learning import rates
-from groupwise.run.settings import LearnerSettings, Run
+from groupwise.run.settings import Run
 from groupwise.run.watch import RULES, Watch, settle
 from groupwise.tasks import make
 

@@ -16,6 +16,7 @@ from groupwise.lab import probe
 from groupwise.lab.probe import Generated, Trained
 from groupwise.models.memory import release, used
 from groupwise.run.assemble import Job, assemble
+from groupwise.run.link import alone
 from groupwise.run.settings import Run
 from groupwise.run.track import duration
 
@@ -70,7 +71,7 @@ class Outlook:
 def plan(run: Run) -> Outlook:
     """Measure what a run needs; nothing is written. Errors are those of starting it."""
     with tempfile.TemporaryDirectory() as folder:
-        job = assemble(run, Path(folder))
+        job = assemble(alone(run), Path(folder))
         with job.workers, job.grader:
             return measured(job)
 

@@ -27,6 +27,7 @@ from groupwise.run.assemble import Job, assemble
 from groupwise.run.disk import write_json
 from groupwise.run.findings import Finding, Row, bad, fine, unsure
 from groupwise.run.finish import brief
+from groupwise.run.link import alone
 from groupwise.run.settings import Run
 from groupwise.run.track import duration, screen
 from groupwise.run.watch import settle
@@ -96,7 +97,7 @@ def preflight(run: Run, *, thorough: bool = True) -> Report:
     Without `thorough`, probes that would take minutes are left out.
     """
     with tempfile.TemporaryDirectory() as folder:
-        job = assemble(run, Path(folder))
+        job = assemble(alone(run), Path(folder))
         with job.workers, job.grader:
             return of_job(job, thorough=thorough)
 

@@ -18,6 +18,7 @@ from groupwise.objective.batch import Batch, pack
 from groupwise.objective.terms import Policy
 from groupwise.run.assemble import Job, assemble
 from groupwise.run.checkpoint import Checkpoints
+from groupwise.run.link import alone
 from groupwise.run.settings import Run
 
 Gram = Float64[np.ndarray, " r r"]
@@ -30,7 +31,7 @@ def measured(run: Run, folder: Path, repeats: int) -> dict[str, Any]:
     kept = Checkpoints(folder, run.keep).latest()
     out = {}
     for name, found in {"base": None, "final": kept}.items():
-        job = assemble(run, folder, learner_checkpoint.weights(found[0]) if found else None)
+        job = assemble(alone(run), folder, learner_checkpoint.weights(found[0]) if found else None)
         with job.workers, job.grader:
             if found:  # a critic's head lies beside the weights
                 learner_checkpoint.load(job.learner, found[0], found[1]["learner"])

@@ -22,12 +22,14 @@ from groupwise.methods.method import Method
 from groupwise.models.template import fill, pieces
 from groupwise.objective.batch import Batch, pack
 from groupwise.objective.terms import Live
-from groupwise.run.assemble import Job, assemble, base_of, by_modules, compiler, form_of, kernels_of
+from groupwise.run.assemble import Job, assemble, base_of, form_of
 from groupwise.run.compose import method_of
+from groupwise.run.compute import by_modules, compiler, kernels_of
 from groupwise.run.config import from_toml
 from groupwise.run.disk import read_lines
 from groupwise.run.evals import subjects
 from groupwise.run.learning import learner_of
+from groupwise.run.link import alone
 from groupwise.run.settings import Run
 from groupwise.run.toml import text_of
 
@@ -44,7 +46,7 @@ def replay(folder: Path, words: Sequence[str] = (), *, fresh: bool = False, step
 
     As JSON values. A method that cannot be replayed is named with the reason. ConfigError: nothing was kept, or no such weights.
     """
-    run = replace(from_toml(text_of(folder / "run.toml"), str(folder / "run.toml")), preflight="off")
+    run = replace(alone(from_toml(text_of(folder / "run.toml"), str(folder / "run.toml"))), preflight="off")
     methods = [one for word in words or tuple(METHODS) for one in [_method(word, run)]]
     rows = [] if fresh else _kept(folder, step)
     at, place = _weights(folder, run, weights, rows[0]["step"] if rows else None)

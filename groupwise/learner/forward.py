@@ -61,7 +61,7 @@ class Scorer:
         with torch.autocast(device.type, torch.bfloat16, enabled=narrow):
             scores = score(self.trunk, picked, batch.tokens[batch.counted], temperature=want.temperature or self.temperature,
                            want=want)
-        values = self.value_head(picked.to(torch.float32)) if self.value_head is not None else None
+        values = self.value_head(picked.to(self.value_head.linear.weight.dtype)) if self.value_head is not None else None
         return Live(logp=_spread(scores.logp, batch.counted), entropy=_maybe(scores.entropy, batch.counted),
                     sum_p2=_maybe(scores.sum_p2, batch.counted), values=_maybe(values, batch.counted),
                     hidden=_spread(scores.hidden, batch.counted) if scores.hidden is not None else None)

@@ -16,10 +16,11 @@ from groupwise.errors import ObjectiveError, TrainingError, nearest
 from groupwise.learner.budget import LESS, Budget
 from groupwise.learner.compiled import KernelScorer
 from groupwise.learner.forward import Scorer, deal, lengths
+from groupwise.learner.norm import clip, norm
 from groupwise.learner.observe import Meter
 from groupwise.learner.routes import with_routes, without_routes
 from groupwise.learner.settings import Compile, Models, Settings
-from groupwise.learner.work import Alone, AnyScorer, Outcome, Task, Team, assemble, work
+from groupwise.learner.work import Alone, AnyScorer, Outcome, Pace, Task, Team, assemble, work
 from groupwise.models import adapter, bits
 from groupwise.models.head import Trunk, ValueHead, Want
 from groupwise.models.load import Policy
@@ -38,6 +39,9 @@ class Learner:
     `compile` puts models into compiled kernels; without it their own modules run. `team` shares the work.
     """
 
+    pace = Pace()
+    """How the processes that share the work keep in step; by themselves, if each has whole weights."""
+
     def __init__(self, policy: Policy, settings: Settings, *, needs: frozenset[str] = frozenset(), models: Models | None = None,
                  policy_id: str = "policy", compile: Compile | None = None, team: Team | None = None) -> None:
         self.policy, self.settings, self.policy_id = policy, settings, policy_id
@@ -46,9 +50,10 @@ class Learner:
         self.budget = Budget(settings.micro_tokens, settings.logit_chunk, settings.fixed_cut)
         if compile is not None:  # kernels have a way of their own with logits
             self.budget.least = settings.logit_chunk
-        self.device = next(policy.model.parameters()).device
-        width = policy.model.config.get_text_config().hidden_size
-        self.value_head = ValueHead(width).to(self.device) if "values" in needs else None
+        first = next(policy.model.parameters())
+        self.device = first.device
+        width, wide = policy.model.config.get_text_config().hidden_size, torch.promote_types(first.dtype, torch.float32)
+        self.value_head = ValueHead(width).to(self.device, wide) if "values" in needs else None
         self.scorer = self._scorer(policy, compile, self.value_head)
         self.frozen = {name: self._scorer(p, compile, plain=p is policy) for name, p in self.models.frozen.items()}
         self.parameters = adapter.trained(policy.model)
@@ -233,15 +238,15 @@ class Learner:
 
     def work(self, task: Task) -> Outcome:
         """Do a task in this process (`learner.work`)."""
-        return work(self._scorer_of(task.model), task)
+        return work(self._scorer_of(task.model), task, self.pace)
 
     def apply(self) -> dict[str, float]:
         """Clip, step, clear. A non-finite gradient skips the step and is counted; three in a row stop the run.
 
         TrainingError also where there is no memory for the optimiser's moments.
         """
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters.values() if p.grad is not None])
-        size, rate = float(norm), self.settings.rate(self.steps)
+        length = norm([p.grad for p in self.parameters.values() if p.grad is not None])
+        size, rate = float(length), self.settings.rate(self.steps)
         if not math.isfinite(size):
             self.discard()
             self.bad_steps += 1
@@ -252,7 +257,7 @@ class Learner:
         else:
             self.bad_in_a_row = 0
             if self.settings.grad_clip:
-                torch.nn.utils.clip_grads_with_norm_(self.parameters.values(), self.settings.grad_clip, norm)
+                clip(self.parameters.values(), self.settings.grad_clip, length)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate * group["share"]
             _, said = tried(self.optimizer.step)

@@ -16,6 +16,8 @@ from groupwise.objective.batch import Batch
 from groupwise.objective.objective import Objective
 from groupwise.objective.terms import Live
 
+NONE = np.zeros(0, dtype=np.int64)
+
 
 @runtime_checkable
 class AnyScorer(Protocol):
@@ -55,6 +57,7 @@ class Task:
     (neither)   the values of a model ("policy", or a frozen one's name), without gradient
 
     `balance` [experts] are the slopes of a loss that is linear in the routers' probabilities; its gradient is taken along.
+    `passes` is how often the model is run where processes must run it equally often (`Pace`): after the parts with nothing.
     """
 
     batch: Batch
@@ -64,9 +67,16 @@ class Task:
     slopes: Mapping[str, Tensor] | None = None
     model: str = "policy"
     balance: Tensor | None = None
+    passes: int = 0
+
+    def turns(self) -> tuple[np.ndarray, ...]:
+        """The parts, then as many without a sequence as are missing to `passes`."""
+        return self.parts + (NONE,) * (self.passes - len(self.parts))
 
     def alone(self) -> "Task":
         """The same on a batch of these sequences only: what is sent to another process."""
+        if not self.parts:
+            return replace(self, batch=self.batch.take([0]), slopes=None if self.slopes is None else {})
         chosen = np.concatenate(self.parts)
         ends = np.cumsum([len(part) for part in self.parts])
         index = torch.from_numpy(tokens_of(self.batch, chosen))
@@ -108,19 +118,43 @@ class Alone:
         return [own(task) for task in tasks]
 
 
-def work(scorer: AnyScorer, task: Task) -> Outcome:
+@dataclass(frozen=True)
+class Pace:
+    """How processes keep in step that must run a model together, forward for forward and backward for backward, as when each
+    holds a part of every weight: with `blank`, a batch of nothing, where one has no sequences, and by asking whether `any` of
+    them had a broken one, after which all run again. By itself: a process that runs as often as it likes.
+    """
+
+    blank: Batch | None = None
+    any: Callable[[bool], bool] = bool
+
+    def tied(self, loss: Tensor | None, live: Live) -> Tensor | None:
+        """The loss, to which every value that has a gradient is tied with weight 0: a backward then reaches the same parameters
+        in all processes. None: nothing to go back from.
+        """
+        if self.blank is None:
+            return loss
+        tie = torch.stack([x.sum() * 0.0 for x in (live.logp, live.values) if x is not None and x.requires_grad]).sum()
+        return tie if loss is None else loss + tie
+
+
+def work(scorer: AnyScorer, task: Task, pace: Pace) -> Outcome:
     """Do a task; gradients are added to those of the parameters."""
     if task.objective is not None:
-        return _of_loss(scorer, task, task.objective)
+        return _of_loss(scorer, task, task.objective, pace)
     if task.slopes is not None:
-        return _of_slopes(scorer, task, task.slopes)
-    return _of_values(scorer, task)
+        return _of_slopes(scorer, task, task.slopes, pace)
+    return _of_values(scorer, task, pace)
 
 
 @torch.no_grad()
-def _of_values(scorer: AnyScorer, task: Task) -> Outcome:
+def _of_values(scorer: AnyScorer, task: Task, pace: Pace) -> Outcome:
     lives, routes, meter = [], [], Meter()
-    for part in task.parts:
+    for part in task.turns():
+        if not len(part) and pace.blank is not None:
+            scorer(pace.blank, task.want)
+            scorer.routed()
+            continue
         micro = task.batch.take(part)
         lives.append(scorer(micro, task.want))
         if (seen := scorer.routed()) is not None:
@@ -130,54 +164,58 @@ def _of_values(scorer: AnyScorer, task: Task) -> Outcome:
     return Outcome(_joined(lives) if lives else None, meter, routes=tuple(routes))
 
 
-def _of_loss(scorer: AnyScorer, task: Task, objective: Objective) -> Outcome:
+def _of_loss(scorer: AnyScorer, task: Task, objective: Objective, pace: Pace) -> Outcome:
     meter, lost = Meter(), 0
-    for part in task.parts:
-        live, micro, good = _finite(scorer, task, part)
+    for part in task.turns():
+        live, micro, good = _finite(scorer, task, part, pace)
         lost += len(part) - len(good)
-        if not len(good):
-            continue
-        loss = objective.loss(live, micro)
-        _backward(loss.value, task, scorer.routed(), meter)
-        meter.add(loss, live, micro)
+        loss = objective.loss(live, micro) if len(good) else None
+        _backward(pace.tied(None if loss is None else loss.value, live), task, scorer.routed(), meter, seen=len(good) > 0)
+        if loss is not None:
+            meter.add(loss, live, micro)
     return Outcome(meter=meter, lost=lost)
 
 
-def _of_slopes(scorer: AnyScorer, task: Task, slopes: Mapping[str, Tensor]) -> Outcome:
+def _of_slopes(scorer: AnyScorer, task: Task, slopes: Mapping[str, Tensor], pace: Pace) -> Outcome:
     lost, meter = 0, Meter()
-    for part in task.parts:
-        live, _, good = _finite(scorer, task, part)
+    for part in task.turns():
+        live, _, good = _finite(scorer, task, part, pace)
         lost += len(part) - len(good)
-        if not len(good):
-            continue
         index = torch.from_numpy(tokens_of(task.batch, good)).to(task.batch.tokens.device)
-        pairs = [(slope[index], vars(live)[name]) for name, slope in slopes.items()]
-        _backward(torch.stack([(slope * x).sum() for slope, x in pairs]).sum(), task, scorer.routed(), meter)
+        pairs = [(slope[index], vars(live)[name]) for name, slope in slopes.items() if len(good)]
+        loss = torch.stack([(slope * x).sum() for slope, x in pairs]).sum() if pairs else None
+        _backward(pace.tied(loss, live), task, scorer.routed(), meter, seen=len(good) > 0)
     return Outcome(meter=meter, lost=lost)
 
 
-def _backward(loss: Tensor, task: Task, seen: Routed | None, meter: Meter) -> None:
-    """Backward of a micro-batch's loss, and of the load balance if that is on."""
-    if seen is not None:
-        meter.route(seen)
-        if task.balance is not None:
-            loss = loss + seen.mass(task.balance)
-    loss.backward()  # type: ignore[no-untyped-call]
+def _backward(loss: Tensor | None, task: Task, routed: Routed | None, meter: Meter, *, seen: bool) -> None:
+    """Backward of a micro-batch's loss (None: of none), and of the load balance if that is on and there were sequences."""
+    if routed is not None and seen:
+        meter.route(routed)
+        if task.balance is not None and loss is not None:
+            loss = loss + routed.mass(task.balance)
+    if loss is not None:
+        loss.backward()  # type: ignore[no-untyped-call]
 
 
-def _finite(scorer: AnyScorer, task: Task, part: np.ndarray) -> tuple[Live, Batch, np.ndarray]:
+def _finite(scorer: AnyScorer, task: Task, part: np.ndarray, pace: Pace) -> tuple[Live, Batch, np.ndarray]:
     """The forward of the sequences whose log-probs are finite (0 * nan is not a mask), their micro-batch, and which they are."""
-    micro = task.batch.take(part)
+    micro = _micro(task, part, pace)
     live = scorer(micro, task.want)
-    broken = ~torch.isfinite(live.logp.detach())
-    if not bool(broken.any()):
+    broken = ~torch.isfinite(live.logp.detach()) if len(part) else torch.zeros(1, dtype=torch.bool)
+    if not pace.any(bool(broken.any())):
         return live, micro, part
     of_token = np.repeat(part, np.diff(task.batch.layout.first_token("sequence"))[part])
-    good = part[~np.isin(part, of_token[broken.cpu().numpy()])]
-    if len(good):
-        micro = task.batch.take(good)
+    good = part[~np.isin(part, of_token[broken.cpu().numpy()])] if len(part) else part
+    if len(good) or pace.blank is not None:
+        micro = _micro(task, good, pace)
         live = scorer(micro, task.want)
     return live, micro, good
+
+
+def _micro(task: Task, part: np.ndarray, pace: Pace) -> Batch:
+    """The batch of some sequences; a blank one for none."""
+    return task.batch.take(part) if len(part) or pace.blank is None else pace.blank
 
 
 def assemble(batch: Batch, tasks: Sequence[Task], outcomes: Sequence[Outcome]) -> Live:
@@ -198,4 +236,4 @@ def _joined(lives: Sequence[Live]) -> Live:
 def tokens_of(batch: Batch, part: np.ndarray) -> np.ndarray:
     """Places of the tokens of some sequences, in their order."""
     starts = batch.layout.first_token("sequence")
-    return np.concatenate([np.arange(starts[s], starts[s + 1]) for s in part])
+    return np.concatenate([NONE, *(np.arange(starts[s], starts[s + 1]) for s in part)])

@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,35 +13,35 @@ import transformers
 import groupwise
 from groupwise.core.rollout import Prompt
 from groupwise.core.services import MethodState, Sampling
-from groupwise.engines.compiled import Kernels
-from groupwise.engines.graphs import Graphs
 from groupwise.engines.native import Native
 from groupwise.engines.vllm.client import VLLM
-from groupwise.engines.whole import Whole, uncached
+from groupwise.engines.whole import Whole
 from groupwise.errors import ConfigError, DataError
-from groupwise.kernels.build import Library, find
-from groupwise.kernels.library import Compiled, unsupported
+from groupwise.kernels.build import Library
+from groupwise.kernels.library import CHUNK_ROWS
 from groupwise.learner.compiled import KernelScorer
 from groupwise.learner.learner import Learner
-from groupwise.learner.settings import Compile
 from groupwise.methods.method import Method
-from groupwise.models.head import Trunk
+from groupwise.models import adapter
 from groupwise.models.linear import Linear
 from groupwise.models.load import Policy, context_limit
 from groupwise.models.template import Template, fill, spelled, template
 from groupwise.run.collect import Sampler
 from groupwise.run.compose import method_of
+from groupwise.run.compute import by_modules, check_ahead, compiler, kernels_of, native_of
 from groupwise.run.grade import Grader
-from groupwise.run.learning import learner_of, rates, scale_of
+from groupwise.run.learning import Share, learner_of, rates, scale_of
+from groupwise.run.link import number
 from groupwise.run.look import generated
-from groupwise.run.machine import MOST_ROWS, SMALL, device_of, most_rows, with_threads
+from groupwise.run.machine import SMALL, device_of, most_rows, with_threads
 from groupwise.run.policy import described, policy_for
 from groupwise.run.preview import preview
+from groupwise.run.ranks import Ranks
 from groupwise.run.rewards import check_weights, named
 from groupwise.run.serving import python_of, vllm_of
-from groupwise.run.settings import LearnerSettings, Run
+from groupwise.run.settings import Run
 from groupwise.run.watch import Watch
-from groupwise.run.workers import Setup, Split, Workers
+from groupwise.run.workers import Setup, Workers
 from groupwise.tasks import make
 from groupwise.tasks.task import Task
 from groupwise.verify import check_ready
@@ -65,7 +64,7 @@ class Job:
     engine: Native
     sampler: Sampler
     grader: Grader
-    workers: Workers
+    workers: Workers | Ranks
     state: MethodState
     sampling: Sampling
     notes: list[str]
@@ -124,9 +123,7 @@ def assemble(run: Run, folder: Path, weights: Path | None = None, *, serve: bool
         raise ConfigError(f"the model holds {context} positions and max_tokens is {run.sampling.max_tokens}, which leaves no "
                           "room for a prompt: lower --max-tokens")
     with contextlib.ExitStack() as opening:
-        workers = opening.enter_context(Workers(run.learner.workers, run.learner.threads))  # which start while the rest is made
-        learner = learner_of(run, policy, method, base, compiler(library, run.learner.threads, run.learner.dtype), workers)
-        workers.join(learner, Setup(run, str(base), str(weights) if weights else None), method.objective)
+        learner, workers = _learner(opening, run, policy, method, base, weights, library)
         grader = opening.enter_context(
             Grader(task.verifier, run.rewards, weights=run.reward_weights, workers=run.verify_workers,
                    deadline=run.verify_deadline, device=device))
@@ -142,19 +139,33 @@ def assemble(run: Run, folder: Path, weights: Path | None = None, *, serve: bool
     return job
 
 
-def _job(run: Run, folder: Path, task: Task, method: Method, learner: Learner, grader: Grader, workers: Workers,
+def _learner(opening: contextlib.ExitStack, run: Run, policy: Policy, method: Method, base: str | Path, weights: Path | None,
+             library: Library | str) -> tuple[Learner, Workers | Ranks]:
+    """The learner, and the processes that share its work, which get ready while the rest is made."""
+    own, place = run.learner, str(weights) if weights else None
+    if own.parallel == "fsdp2":
+        ranks = opening.enter_context(Ranks(own.ranks, own.threads, own.device))
+        return Share(run, str(base), place).first(ranks, method, policy), ranks
+    workers = opening.enter_context(Workers(own.workers, own.threads))
+    learner = learner_of(run, policy, method, base, compiler(library, own.threads, own.dtype), workers)
+    workers.join(learner, Setup(run, str(base), place), method.objective)
+    return learner, workers
+
+
+def _job(run: Run, folder: Path, task: Task, method: Method, learner: Learner, grader: Grader, workers: Workers | Ranks,
          context: int, python: str) -> Job:
     """The prompts, the engine and the sampler, around what is there."""
     sampling = Sampling(run.sampling.max_tokens, run.sampling.temperature, stop=run.sampling.stop)
     policy = learner.policy
     given = {"training": task.train, "held-out": task.heldout[: run.eval_prompts]}
     prompts, heldout = (_fitting(run, part, policy, context) for part in given.values())
+    if run.max_staleness:
+        check_ahead(run, method)
     if python:
         engine: Native = vllm_of(run, learner, python, [p.tokens for p in prompts], [p.tokens for p in heldout],
                                  0 if task.environment is None else context)
     else:
-        engine = engine_of(policy, learner.scorer.compiled if isinstance(learner.scorer, KernelScorer) else None, workers)
-        engine.max_rows = most_rows(run)
+        engine = native_of(run, learner, workers if isinstance(workers, Workers) else None)
     sampler = Sampler(method, engine, grader, policy, prompts, sampling, prompts_per_step=run.prompts_per_step,
                       group_size=run.group_size, seed=run.seed, environment=task.environment, learner=learner,
                       context_limit=context)
@@ -164,7 +175,7 @@ def _job(run: Run, folder: Path, task: Task, method: Method, learner: Learner, g
             notes.append(f"{lost} of {len(part)} {what} prompts are too long and left out")
     if isinstance(engine, Whole | VLLM):
         notes.append(engine.note)
-    watch = Watch(run, rates(run, method), scale_of(learner.parameters.values()))
+    watch = Watch(run, rates(run, method), scale_of(adapter.trained(policy.model).values()))
     return Job(run, folder, replace(task, train=prompts), heldout, method, policy, learner, engine, sampler, grader, workers,
                method.state(), sampling, notes, watch)
 
@@ -189,55 +200,19 @@ def _fitting(run: Run, prompts: Sequence[Prompt], policy: Policy, context: int) 
     return found
 
 
-def by_modules(own: LearnerSettings) -> str:
-    """Why the settings leave no choice but the model's own modules; empty if they do."""
-    asked = {"adapters": own.lora_rank, "checkpointing": own.checkpointing, "head_float32": own.head_float32}
-    return next((f"{name} asked for, which the model's own modules do" for name, given in asked.items() if given), "")
-
-
-def kernels_of(wanted: str, policy: Policy, device: str) -> Library | str:
-    """The compiled kernels to run a policy with, or why none are used. ConfigError: they are `wanted` and cannot be."""
-    if wanted == "modules":
-        return "compute=modules"
-    found: Library | str = "they are for processors" if device != "cpu" else unsupported(policy.model) or find()
-    if isinstance(found, str) and wanted == "kernels":
-        raise ConfigError(f"compute=kernels was asked for, but cannot be: {found}; take compute=auto or modules")
-    return found
-
-
-def compiler(library: Library | str, threads: int, dtype: str) -> Compile | None:
-    """What puts a model into the kernels, with these threads and this number format (auto: the fast one); None without any."""
-    if isinstance(library, str):
-        return None
-    narrow = library.kind.narrow if dtype == "auto" else dtype == "bfloat16"
-    return partial(Compiled, library=library, threads=threads, narrow=narrow)
-
-
-def engine_of(policy: Policy, compiled: Compiled | None = None, workers: Workers | None = None) -> Native:
-    """The engine that samples from a policy: by kernels if it is in them, with other processes if there are any, on a GPU by
-    captured steps; a model that these cannot cache is run whole for every token.
-    """
-    if compiled is not None:
-        return Kernels(policy, compiled, max_rows=MOST_ROWS)
-    trunk = Trunk(policy.model, head_float32=policy.head_float32)
-    if reason := uncached(policy, trunk):
-        return Whole(policy, reason, max_rows=MOST_ROWS, trunk=trunk)
-    if workers is not None and workers.size > 1:
-        return Split(policy, workers, max_rows=MOST_ROWS)
-    on_gpu = next(policy.model.parameters()).is_cuda
-    return (Graphs if on_gpu else Native)(policy, max_rows=MOST_ROWS, trunk=trunk)
-
-
 def _filled(run: Run, task: Task, policy: Policy, device: str, library: Library | str, form: Template) -> Run:
     """The settings with everything that was left to the task, the model or the machine filled in."""
     kernels, parameters = isinstance(library, Library), sum(p.numel() for p in policy.model.parameters())
-    if run.learner.quantise != "none":
+    if run.learner.quantise != "none" or (run.max_staleness and not run.learner.workers):
         run = replace(run, learner=replace(run.learner, workers=1))
+    if run.learner.parallel == "fsdp2":
+        run = replace(run, learner=replace(run.learner, ranks=number(run.learner.ranks, device)))
     run = with_threads(run, parameters, kernels, device)
     torch.set_num_threads(run.learner.threads if parameters >= SMALL or not kernels else 1)
     sampling = replace(run.sampling, max_tokens=run.sampling.max_tokens or task.max_tokens,
                        stop=run.sampling.stop or form.stop)
-    micro = run.learner.micro_tokens or (16384 if device != "cpu" else 1280 if kernels else 1024)
+    usual = 16384 if device != "cpu" else CHUNK_ROWS * max(2, run.learner.threads) if kernels else 1024
+    micro = run.learner.micro_tokens or usual
     dtype = run.learner.dtype
     if dtype == "auto":
         dtype = "bfloat16" if isinstance(library, Library) and library.kind.narrow else run.learner.weights
@@ -249,7 +224,7 @@ def meta(job: Job) -> Mapping[str, Any]:
     """What a run file says besides its settings: versions, the name of the equation, the device."""
     return {"groupwise": groupwise.__version__, "torch": torch.__version__, "transformers": transformers.__version__,
             "objective": job.method.objective.hash, "device": str(job.learner.device), "threads": job.run.learner.threads,
-            "workers": job.run.learner.workers,
+            "workers": job.run.learner.workers, "ranks": job.run.learner.ranks or 1,
             "compute": compute_of(job)}
 
 

@@ -18,7 +18,8 @@ import tyro
 from groupwise.engines.vllm.settings import EngineSettings
 from groupwise.errors import ConfigError, nearest
 from groupwise.run import recipes, toml
-from groupwise.run.settings import LearnerSettings, Run, SamplingSettings
+from groupwise.run.learner_settings import LearnerSettings
+from groupwise.run.settings import Run, SamplingSettings
 
 
 def resolved(run: Run) -> Run:

@@ -17,8 +17,9 @@ from groupwise.models.load import check_source
 from groupwise.models.template import spelled
 from groupwise.run.config import from_toml
 from groupwise.run.eval_settings import EVERY_TEMPLATE, SILENT, Eval
+from groupwise.run.learner_settings import LearnerSettings
 from groupwise.run.machine import device_of
-from groupwise.run.settings import LearnerSettings, Run
+from groupwise.run.settings import Run
 from groupwise.tasks import BENCHMARKS, TASKS, benchmark, make
 from groupwise.tasks.columns import prompt_of
 from groupwise.tasks.data import SUFFIXES, rows

@@ -2,18 +2,24 @@
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import transformers
 from torch import Tensor
 
 from groupwise.errors import ConfigError
 from groupwise.learner.learner import Learner
+from groupwise.learner.parallel import Crew, Sharded
 from groupwise.learner.settings import Compile, Models, Settings
 from groupwise.methods.method import Method
 from groupwise.models import routing
 from groupwise.models.load import Policy
-from groupwise.run.policy import reference_for
+from groupwise.objective.objective import Objective
+from groupwise.run.compose import method_of
+from groupwise.run.policy import policy_for, reference_for
+from groupwise.run.ranks import Ranks
 from groupwise.run.settings import Run
 from groupwise.run.workers import Workers
 
@@ -21,10 +27,45 @@ from groupwise.run.workers import Workers
 def learner_of(run: Run, policy: Policy, method: Method, base: str | Path, compile: Compile | None = None,
                workers: Workers | None = None) -> Learner:
     """The learner of a method, with the reference model if it needs one."""
+    models = _models(run, policy, method, base, run.learner.device)
+    return Learner(policy, settings_of(run, method), needs=method.needs, models=models, compile=compile, team=workers)
+
+
+def _models(run: Run, policy: Policy, method: Method, base: str | Path, device: str) -> Models:
+    """The frozen models of a method, on a device; the policy gets its routing."""
     policy.routing = routing_of(run, policy, method)
-    frozen = {"ref": reference_for(run.learner, policy, base, device=run.learner.device)} if "ref" in method.needs else {}
-    return Learner(policy, settings_of(run, method), needs=method.needs, models=Models(frozen, method.contexts), compile=compile,
-                   team=workers)
+    frozen = {"ref": reference_for(run.learner, policy, base, device=device)} if "ref" in method.needs else {}
+    return Models(frozen, method.contexts)
+
+
+@dataclass(frozen=True)
+class Share:
+    """What each rank makes its part of a learner from: resolved settings, where the base policy and (others than its) weights
+    lie. Models are read by every rank and put into shards block by block, so that no GPU holds a whole one for it.
+    """
+
+    run: Run
+    base: str
+    weights: str | None = None
+
+    def first(self, ranks: Ranks, method: Method, whole: Policy) -> Learner:
+        """The learner of rank 0, which samples from the policy `whole`, when the others have been told to make theirs."""
+        whole.routing = routing_of(self.run, whole, method)
+        ranks.begin(self, method.objective)
+        with ranks.guarded():
+            return self._learner(ranks, method, whole)
+
+    def other(self, crew: Crew) -> tuple[Sharded, Objective]:
+        """That of another rank, and the method's objective."""
+        torch.set_num_threads(self.run.learner.threads)
+        transformers.utils.logging.disable_progress_bar()
+        method = method_of(self.run, self.run.sampling.max_tokens)
+        return self._learner(crew, method), method.objective
+
+    def _learner(self, crew: Crew, method: Method, whole: Policy | None = None) -> Sharded:
+        policy = policy_for(self.run.learner, self.base, self.weights, seed=self.run.seed)
+        models = _models(self.run, policy, method, self.base, "cpu")
+        return Sharded(policy, settings_of(self.run, method), crew=crew, whole=whole, needs=method.needs, models=models)
 
 
 def routing_of(run: Run, policy: Policy, method: Method) -> routing.Routing | None:

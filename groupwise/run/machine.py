@@ -48,11 +48,15 @@ def with_threads(run: Run, parameters: int, kernels: bool = False, device: str =
     ConfigError: several processes where they cannot be (a GPU, Windows).
     """
     own, small = run.learner, parameters < SMALL and not kernels
+    if own.parallel == "fsdp2":
+        threads = own.threads or (1 if small else max(1, min(cores() // own.ranks, MAX_THREADS)))
+        return replace(run, learner=replace(own, threads=threads, workers=1))
     able = device == "cpu" and sys.platform != "win32"
     workers = own.workers or (2 if small and able and own.threads <= 1 and cores() > 1 else 1)
     if workers > 1 and not able:
         where = sys.platform if device == "cpu" else device
         raise ConfigError(f"workers={workers} on {where}: several processes share a processor's memory, on Linux and macOS; take "
                           "workers=1")
-    threads = own.threads or (1 if small or workers > 1 else min(cores(), MAX_THREADS))
+    free = cores() // 2 or 1 if run.max_staleness else cores()  # the sampler and the learner work side by side
+    threads = own.threads or (1 if small or workers > 1 else min(free, MAX_THREADS))
     return replace(run, learner=replace(own, threads=threads, workers=workers))

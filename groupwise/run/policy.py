@@ -6,7 +6,7 @@ import torch
 
 from groupwise.models import adapter, bits, blocks
 from groupwise.models.load import Policy, load
-from groupwise.run.settings import LearnerSettings
+from groupwise.run.learner_settings import LearnerSettings
 
 
 def policy_for(own: LearnerSettings, base: str | Path, weights: str | Path | None = None, *, device: str = "cpu", seed: int = 0,

@@ -21,13 +21,14 @@ from groupwise.errors import CheckpointError, ConfigError, DataError
 from groupwise.kernels.build import Library
 from groupwise.models.load import Policy, load
 from groupwise.models.template import OPENED, Template, decode, fill
-from groupwise.run.assemble import compiler, engine_of, kernels_of
+from groupwise.run.compute import compiler, engine_of, kernels_of
 from groupwise.run.disk import Journal, read_json, read_lines, write_json
 from groupwise.run.eval_settings import Eval
 from groupwise.run.evals import Subject
+from groupwise.run.learner_settings import LearnerSettings
 from groupwise.run.machine import device_of, with_threads
 from groupwise.run.policy import policy_for
-from groupwise.run.settings import LearnerSettings, Run
+from groupwise.run.settings import Run
 from groupwise.verify.pool import Item, Pool
 
 PROBLEMS, RESPONSES, VERDICTS, ENGINES = "problems.jsonl", "responses.jsonl", "verdicts.jsonl", "engines.json"

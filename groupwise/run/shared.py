@@ -11,6 +11,7 @@ import pickle
 import socket
 import sys
 import tempfile
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -80,21 +81,48 @@ class _Pickler(pickle.Pickler):
         if isinstance(obj, MappingProxyType):
             return _read_only, (dict(obj),)
         if type(obj) is Tensor and obj.dtype != torch.bfloat16:
-            return torch.from_numpy, (obj.detach().cpu().numpy(),)
+            return _tensor, (obj.detach().cpu().numpy(),)
         return NotImplemented
+
+
+def _tensor(array: Any, device: str = "cpu") -> Tensor:
+    return torch.from_numpy(array).to(device)
+
+
+class _Unpickler(pickle.Unpickler):
+    """Tensors come to the device where they are wanted."""
+
+    device = "cpu"
+
+    def find_class(self, module: str, name: str) -> Any:
+        found = super().find_class(module, name)
+        return partial(_tensor, device=self.device) if found is _tensor else found
+
+
+def packed(message: Any) -> memoryview:
+    """A message as bytes."""
+    out = io.BytesIO()
+    _Pickler(out, protocol=5).dump(message)
+    return out.getbuffer()
+
+
+def unpacked(data: bytes | bytearray | memoryview, device: str = "cpu") -> Any:
+    """The message, its tensors on a device."""
+    reader = _Unpickler(io.BytesIO(data))
+    reader.device = device
+    return reader.load()
 
 
 def send(end: socket.socket, message: Any) -> None:
     """Write one message. TimeoutError (of the socket's own time limit), OSError: the other end is gone."""
-    out = io.BytesIO()
-    _Pickler(out, protocol=5).dump(message)
-    end.sendall(out.tell().to_bytes(8, "little"))
-    end.sendall(out.getbuffer())
+    data = packed(message)
+    end.sendall(len(data).to_bytes(8, "little"))
+    end.sendall(data)
 
 
 def receive(end: socket.socket) -> Any:
     """Read one message. TimeoutError as above; EOFError, OSError: the other end is gone."""
-    return pickle.loads(_exactly(end, int.from_bytes(_exactly(end, 8), "little")))
+    return unpacked(_exactly(end, int.from_bytes(_exactly(end, 8), "little")))
 
 
 def _exactly(end: socket.socket, size: int) -> bytearray:

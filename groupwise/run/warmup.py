@@ -27,7 +27,7 @@ from groupwise.models.load import Policy, context_limit, load, policy_of, save
 from groupwise.models.template import encode, fill, template
 from groupwise.models.worked import end_id
 from groupwise.run import supervised
-from groupwise.run.assemble import compiler, engine_of, kernels_of
+from groupwise.run.compute import compiler, engine_of, kernels_of
 from groupwise.run.disk import write_json
 from groupwise.run.evaluate import evaluate
 from groupwise.run.grade import Grader

@@ -23,8 +23,8 @@ from groupwise.engines.native import Native
 from groupwise.learner.work import Outcome, Task
 from groupwise.models.memory import release, tried
 from groupwise.run import shared
-from groupwise.run.assemble import engine_of
 from groupwise.run.compose import method_of
+from groupwise.run.compute import engine_of
 from groupwise.run.learning import learner_of
 from groupwise.run.policy import policy_for
 from groupwise.run.workers import Setup
