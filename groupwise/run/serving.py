@@ -49,7 +49,8 @@ def start_of(run: Run, python: str) -> Callable[[], process.Link]:
     own = run.serving
     if python == ADDRESS:
         return lambda: process.Remote(own.engine_address, own.engine_deadline)
-    return lambda: process.Local(python, own.engine_threads or min(cores(), MAX_THREADS), own.engine_deadline)
+    threads, plain = own.engine_threads or min(cores(), MAX_THREADS), run.learner.device == "cpu"
+    return lambda: process.Local(python, threads, own.engine_deadline, plain)
 
 
 def score_of(learner: Learner) -> Score:
