@@ -80,6 +80,8 @@ def test_float32_agrees_with_transformers_and_takes_over_weights():
             assert found == engine.generate(asked)
             for one in (one for some in found for one in some):
                 assert (one.finish == "stop") == (one.tokens[-1] in policy.eos_ids)
+        many = [Request(Context((5, 6, 7, 8) * 20), tuple(range(64)), Sampling(4))]  # more than a step reads at once by default
+        assert worst(policy, engine.generate(many), many) < 1e-5
         alone = engine.generate(requests(samples=1, temperature=0.7))  # random numbers are a sample's own
         assert [some[0].tokens for some in alone] == [some[0].tokens for some in engine.generate(requests(temperature=0.7))]
         for version in (1, 2):

@@ -29,6 +29,10 @@ from vllm.v1.engine.llm_engine import LLMEngine
 
 from groupwise.engines.vllm.server import Server
 
+WHOLE = 8192
+"""Tokens of a step. On a processor prompts are read whole: of one that is read in parts vLLM takes a draw back from the row's
+random numbers, which the generators of processors cannot do (0.32)."""
+
 
 def repack_tied_head(worker: Any) -> None:
     """Pack the head of tied embeddings again, from the embedding as it is now."""
@@ -53,12 +57,14 @@ class Core:
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        memory = {"kv_cache_memory_bytes": int(settings["memory"] * 2**30)} if settings["memory"] else {}
+        more: dict[str, Any] = {"kv_cache_memory_bytes": int(settings["memory"] * 2**30)} if settings["memory"] else {}
+        if current_platform.is_cpu():
+            more |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(WHOLE, settings["length"])}
         self.engine = LLMEngine.from_engine_args(EngineArgs(
             model=str(folder), dtype=settings["dtype"], max_model_len=settings["length"], max_num_seqs=settings["rows"],
             enforce_eager=current_platform.is_cpu(), distributed_executor_backend="uni", enable_prefix_caching=True,
             logprobs_mode="processed_logprobs", skip_tokenizer_init=not settings["stops"], disable_log_stats=True,
-            generation_config="vllm", async_scheduling=False, trust_remote_code=False, **memory))
+            generation_config="vllm", async_scheduling=False, trust_remote_code=False, **more))
         self.repack = bool(settings.get("repack", True)) and current_platform.is_cpu()
         self.spoken: dict[str, int] = {}
         model = self.engine.vllm_config.model_config
