@@ -1,6 +1,6 @@
 """Whether two numbers or expressions are equal: as fractions, else by values at fixed points; with units and percent signs.
 
-A decimal may stand for a number that has no finite one: from six significant digits on, from three where it is the reference's.
+A decimal may stand for a number that has no finite one: from five significant digits on, from three where it is the reference's.
 """
 
 from collections.abc import Iterator, Sequence
@@ -8,8 +8,8 @@ from fractions import Fraction
 
 from groupwise.verify.cursor import Node
 from groupwise.verify.syntax import ZERO
-from groupwise.verify.units import scale, singular
-from groupwise.verify.value import UndefinedError, exact, numeric, symbols
+from groupwise.verify.units import scale
+from groupwise.verify.value import UndefinedError, constants, exact, numeric, symbols
 
 Truth = bool | None
 """True, False, or None where it cannot be told."""
@@ -18,7 +18,8 @@ _POINTS = (0.7310585786, 1.3247179572, 2.2360679775, 0.4142135624, 3.3019272489,
 """Values of the first, second, ... letter at the first point; the others are shifts of these."""
 MOST_LETTERS = 9
 """An expression of more letters is not compared by values."""
-_DIGITS = 6
+PI: Node = ("const", "pi")
+_DIGITS = 5
 """Significant digits of a decimal that stands for a number without a finite decimal."""
 _FEW = 3
 """The same where the reference is the decimal: its author chose the digits."""
@@ -26,8 +27,10 @@ _FEW = 3
 
 def amounts(gold: Node, given: Node) -> Truth:
     """Two expressions, with their units and percent signs."""
-    if gold[0] == "unit" and given[0] == "unit":
-        return _measured(gold, given)
+    if gold[0] in ("unit", "deg") and given[0] in ("unit", "deg"):
+        return _measured(*((one[0] == "deg" and ("unit", one[1], "degree")) or one for one in (gold, given)))
+    if "deg" in (gold[0], given[0]) and _turned(gold, given):
+        return True
     gold, given = (one[1] if one[0] in ("unit", "deg") else one for one in (gold, given))
     if gold[0] == "percent" and given[0] == "percent":
         gold, given = gold[1], given[1]
@@ -42,16 +45,38 @@ def amounts(gold: Node, given: Node) -> Truth:
     return _expressions(gold, given)
 
 
+def _turned(gold: Node, given: Node) -> bool:
+    """Whether one is an angle in degrees and the other the same one in radians, as a multiple of pi."""
+    angle, other = (gold, given) if gold[0] == "deg" else (given, gold)
+    return "pi" in constants(other) and _expressions(("/", ("*", angle[1], PI), ("num", Fraction(180), 0)), other) is True
+
+
 def _measured(gold: Node, given: Node) -> Truth:
-    """Values with units: of one dimension they are converted, and unknown units are compared as words."""
-    a, b = (" ".join(singular(word) for word in one[2].split()) for one in (gold, given))
-    if a != b:
-        p, q = scale(a), scale(b)
-        if p and q:
-            if p[0] != q[0]:
-                return False
-            return _expressions(("*", gold[1], ("num", p[1], 0)), ("*", given[1], ("num", q[1], 0)))
-    return _expressions(gold[1], given[1])
+    """Values with units: they are converted within a dimension; "things" are any word that counts, and any unit."""
+    (left, p), (right, q) = (scale(one[2]) for one in (gold, given))
+    if {tuple(left), tuple(right)} == {("angle",), ("radian",)}:
+        turn = ("/", ("num", Fraction(180), 0), PI)
+        gold, given = (("*", one[1], turn) if "radian" in side else one[1] for one, side in ((gold, left), (given, right)))
+        return _expressions(gold, given)
+    if "things" in left or "things" in right:  # square units are no cubic units
+        powers = [max(side.values(), default=1) for side in (left, right)]
+        return False if 1 not in powers and powers[0] != powers[1] else _expressions(gold[1], given[1])
+    if left != right:
+        return False
+    return _expressions(*((one[1] if p == q else ("*", one[1], ("num", size, 0))) for one, size in ((gold, p), (given, q))))
+
+
+def summed(parts: Sequence[Node]) -> Node | None:
+    """3 hours and 20 minutes as one amount; None if the items are not amounts of one dimension in falling units."""
+    scales = [scale(one[2]) for one in parts if one[0] == "unit"]
+    sizes = [size for _, size in scales]
+    if len(scales) != len(parts) or any(one[0] != scales[0][0] for one in scales) or "things" in scales[0][0] or (
+            sizes != sorted(set(sizes), reverse=True)):
+        return None
+    total: Node = ("num", Fraction(0), 0)
+    for one, size in zip(parts, sizes, strict=True):
+        total = ("+", total, ("*", one[1], ("num", size / sizes[-1], 0)))
+    return ("unit", total, parts[-1][2])
 
 
 def _expressions(gold: Node, given: Node) -> Truth:
@@ -105,28 +130,31 @@ def _approximate(gold: Node, given: Node) -> Truth:
 
 
 def _sampled(gold: Node, given: Node, names: Sequence[str]) -> Truth:
-    """Compare at points; None where fewer than two of them say anything."""
-    seen = 0
-    for sign, count in ((1, 3), (-1, 2)):
+    """Compare at points: where both are real if there are such points, else anywhere; None where fewer than two say anything."""
+    real, others = list[bool](), list[bool]()
+    for sign, count in ((1, 6), (-1, 4)):
         for letters in points(names, count if names else 1, sign):
             try:
                 p, q = numeric(gold, letters), numeric(given, letters)
             except UndefinedError:
                 continue
-            if sign < 0 and (abs(p.imag) > 1e-12 or abs(q.imag) > 1e-12):
-                continue
-            seen += 1
-            if not (_close(p, q) or (ZERO in (gold, given) and max(abs(p), abs(q)) < 1e-11)):
-                return False
+            same = _close(p, q) or (ZERO in (gold, given) and max(abs(p), abs(q)) < 1e-11)
+            if max(abs(p.imag), abs(q.imag)) <= 1e-12:
+                real.append(same)
+            elif sign > 0:
+                others.append(same)
         if not names:
             break
-    return True if seen >= (2 if names else 1) else None
+    told = real if len(real) > 2 and "i" not in constants(gold) | constants(given) else real + others
+    return None if len(told) < (2 if names else 1) else all(told)
 
 
 def points(names: Sequence[str], count: int, sign: int = 1) -> Iterator[dict[str, complex]]:
-    """Values of the letters at so many points, all of one sign."""
+    """Values of the letters at so many points, all of one sign; which letter is larger differs between points."""
     for k in range(count):
-        yield {name: complex(sign * (_POINTS[(i + k) % len(_POINTS)] + 0.1 * k)) for i, name in enumerate(names)}
+        step = (1, 2, 4, 5, 7, 8)[k % 6]  # units modulo nine: no two letters have one value
+        yield {name: complex(sign * (_POINTS[(step * i + k) % len(_POINTS)] + 0.1 * k + (3.0 if k % 2 else 0.0)))
+               for i, name in enumerate(names)}
 
 
 def _close(p: complex, q: complex) -> bool:

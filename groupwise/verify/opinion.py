@@ -12,6 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from functools import cache
 from types import FrameType
 
 from groupwise.verify.amounts import Truth
@@ -38,6 +39,7 @@ class Opinions:
         """math-verify's opinion; None if it finds nothing to compare, or does not say it in time."""
         if max(len(gold), len(given)) > _LONGEST or _HEAVY.search(gold) or _HEAVY.search(given) or self.left <= 0:
             return None
+        prepare()  # never within the limit: a module of which half is loaded stays broken
         started = time.perf_counter()
         try:
             with _limited(self.left):
@@ -49,6 +51,7 @@ class Opinions:
             self.left -= time.perf_counter() - started
 
 
+@cache
 def prepare() -> None:
     """Load math-verify and use it once, so that no item pays for it."""
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)

@@ -197,12 +197,21 @@ def _function(node: Node, letters: Mapping[str, complex]) -> complex:
 
 def symbols(node: Node) -> set[str]:
     """The letters of an expression."""
+    return _leaves(node, "sym")
+
+
+def constants(node: Node) -> set[str]:
+    """The constants of an expression: pi, e, i."""
+    return _leaves(node, "const")
+
+
+def _leaves(node: Node, kind: str) -> set[str]:
     found: set[str] = set()
     todo: list[object] = [node]
     while todo:
         one = todo.pop()
         if isinstance(one, tuple):
-            if one and one[0] == "sym":
+            if one and one[0] == kind:
                 found.add(one[1])
             else:
                 todo.extend(one[1:])
