@@ -9,7 +9,9 @@ from pathlib import Path
 import tyro
 
 import groupwise
+from groupwise.commands.audit import audit
 from groupwise.commands.common import FAILED, check_report
+from groupwise.commands.compares import ablate, compare, replay
 from groupwise.commands.evals import evaluate
 from groupwise.commands.looks import diagnose, show
 from groupwise.commands.methods import check, conformance, diff, explain
@@ -134,8 +136,9 @@ def warmup(words: Sequence[str]) -> None:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
     "train": train, "resume": resume, "methods": methods, "explain": explain, "diff": diff, "check": check,
-    "conformance": conformance, "show": show, "diagnose": diagnose, "eval": evaluate, "plan": plan, "preflight": preflight,
-    "warmup": warmup, "recipes": show_recipes, "data": data, "grade": grade, "audit-verifier": audit_verifier}
+    "conformance": conformance, "audit": audit, "show": show, "diagnose": diagnose, "eval": evaluate, "plan": plan,
+    "preflight": preflight, "compare": compare, "ablate": ablate, "replay": replay, "warmup": warmup, "recipes": show_recipes,
+    "data": data, "grade": grade, "audit-verifier": audit_verifier}
 
 
 def settings(words: Sequence[str]) -> Run:

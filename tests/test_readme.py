@@ -12,6 +12,7 @@ import pytest
 
 import groupwise
 from groupwise import cli
+from groupwise.lab.scorecard import Table
 from groupwise.methods import METHODS
 from groupwise.methods.method import Method
 from groupwise.methods.update import Minibatches
@@ -109,12 +110,18 @@ def test_all_other_commands_can_be_read(words, here, monkeypatch, capsys):
     monkeypatch.setattr("groupwise.lab.plan.lines", lambda found: [])
     monkeypatch.setattr("groupwise.lab.preflight.preflight", lambda run: done.append(run) or types.SimpleNamespace(learns=True))
     monkeypatch.setattr("groupwise.lab.preflight.show", lambda report, console: None)
+    monkeypatch.setattr("groupwise.lab.comparison.compare", lambda arms, *more: done.append(arms) or {})
+    monkeypatch.setattr("groupwise.lab.ladder.table", lambda *given: Table("", (), ()))
+    monkeypatch.setattr("groupwise.lab.comparison_page.console", str)
+    monkeypatch.setattr("groupwise.lab.comparison_page.verdict", lambda found: [])
+    monkeypatch.setattr("groupwise.lab.replay.replay", lambda folder, words, **more: done.append(words) or {})
+    monkeypatch.setattr("groupwise.lab.replay_page.console", str)
     monkeypatch.setattr("groupwise.lab.evals.evaluate", lambda own: done.append(own) or {"folder": ""})
     for i, word in enumerate(words):  # what an earlier command of the page would have left behind
         if word == "--config":
             Path(words[i + 1]).parent.mkdir(parents=True)
             Path(words[i + 1]).write_text(to_toml(Run()))
-    if words[0] in ("resume", "diagnose"):
+    if words[0] in ("resume", "diagnose", "replay"):
         (here / "runs" / words[1]).mkdir(parents=True)
         (here / "runs" / words[1] / "run.toml").write_text(to_toml(Run(
             sampling=SamplingSettings(max_tokens=64), learner=LearnerSettings(dtype="float32"))))

@@ -137,7 +137,7 @@ def html(found: Mapping[str, Any]) -> str:
     """The report as one page that needs no network."""
     body = [f"<h1>{escape(_title(found))}</h1>"]
     for table in tables(found):
-        body += [f"<h2>{escape(table.title)}</h2>", *(f"<p class=note>{_prose(note)}</p>" for note in table.notes), _drawn(table)]
+        body.append(section(table))
         if table.title == "Scores":
             body += [_forest(found["scores"])]
             body += ["<h2>Warnings</h2>"] * bool(found["warnings"])
@@ -153,11 +153,15 @@ def console(found: Mapping[str, Any]) -> str:
     for table in tables(found):
         if table.title in ("Answers", "pass@k and maj@k"):
             continue
-        rows = [table.heads, *table.rows]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(table.heads))]
-        lines += [table.title, *("  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
-                                 for row in rows), ""]
+        lines += [*aligned(table), ""]
     return "\n".join([*lines, *(f"warning: {w}" for w in found.get("warnings", ()))]).rstrip()
+
+
+def aligned(table: Table) -> list[str]:
+    """A table as lines of text."""
+    rows = [table.heads, *table.rows]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(table.heads))]
+    return [table.title, *("  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)]
 
 
 def settings(found: Mapping[str, Any]) -> str:
@@ -178,7 +182,14 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-def _drawn(table: Table) -> str:
+def section(table: Table) -> str:
+    """A table as HTML under its title and notes."""
+    notes = "".join(f"<p class=note>{_prose(note)}</p>" for note in table.notes)
+    return f"<h2>{escape(table.title)}</h2>{notes}{drawn(table)}"
+
+
+def drawn(table: Table) -> str:
+    """A table as HTML."""
     heads = "".join(f"<th>{escape(head)}</th>" for head in table.heads)
     lines = [f"<tr class=first>{''.join(f'<td>{_prose(cell)}</td>' for cell in row)}</tr>" for row in table.rows]
     return f"<div class=wide><table><tr>{heads}</tr>{''.join(lines)}</table></div>"
@@ -187,7 +198,7 @@ def _drawn(table: Table) -> str:
 def _prose(text: str) -> str:
     """A text as HTML: what is marked is code, an interval stands below its value and is not cut."""
     marked = re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
-    return re.sub(r"(%) (\[[-+0-9.%, ]+\])$", r"\1<br><span class='faint range'>\2</span>", marked)
+    return re.sub(r"([0-9%]) (\[[-+0-9.%, e]+\])$", r"\1<br><span class='faint range'>\2</span>", marked)
 
 
 def _forest(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -12,8 +12,11 @@ from groupwise.methods.method import Method
 from groupwise.objective.objective import Objective
 
 
-def subject_of(name: str, arguments: Mapping[str, Any] | None = None) -> Subject:
-    """What a name gives: a shipped method, `module:function` or `file.py:function`. Raises ConfigError."""
+def subject_of(name: str, arguments: Mapping[str, Any] | None = None, *, max_tokens: int = 16) -> Subject:
+    """What a name gives: a shipped method, `module:function` or `file.py:function`. Raises ConfigError.
+
+    `max_tokens` is the longest completion allowed, for methods that ask for it.
+    """
     arguments = dict(arguments or {})
     if name not in METHODS and ":" not in name:
         raise ConfigError(f"unknown method {name!r}; {nearest(name, METHODS)}; or give 'module:function' of your own")
@@ -22,7 +25,7 @@ def subject_of(name: str, arguments: Mapping[str, Any] | None = None) -> Subject
     for key in arguments:
         if key not in known:
             raise ConfigError(f"method {name!r} has no argument {key!r}; {nearest(key, known) if known else 'it takes none'}")
-    given = {"max_tokens": 16, **arguments} if "max_tokens" in known else arguments
+    given = {"max_tokens": max_tokens, **arguments} if "max_tokens" in known else arguments
     return subject(factory(**given), name, (name, arguments))
 
 

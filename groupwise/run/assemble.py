@@ -33,6 +33,7 @@ from groupwise.run.collect import Sampler
 from groupwise.run.compose import method_of
 from groupwise.run.grade import Grader
 from groupwise.run.learning import learner_of, rates, scale_of
+from groupwise.run.look import generated
 from groupwise.run.machine import SMALL, device_of, with_threads
 from groupwise.run.policy import described, policy_for
 from groupwise.run.preview import preview
@@ -70,6 +71,11 @@ class Job:
     notes: list[str]
     watch: Watch
     empty_steps: int = 0
+
+    @property
+    def spent(self) -> bool:
+        """Whether the budget of tokens is used up."""
+        return 0 < self.run.token_budget <= sum(map(generated, self.watch.rows))
 
     def lowered(self) -> dict[str, float]:
         """The settings that want of memory has lowered, with their present values."""

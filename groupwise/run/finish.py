@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import re
 import shutil
 import sys
 import time
@@ -20,6 +19,7 @@ from groupwise.models.template import decode
 from groupwise.run.assemble import Job, form_of
 from groupwise.run.disk import publish, read_lines, write, write_json
 from groupwise.run.evaluate import counted, evaluate
+from groupwise.run.look import generated
 from groupwise.run.plot import curve
 from groupwise.run.track import Console, Record
 
@@ -91,7 +91,7 @@ def finish(job: Job) -> dict[str, Any]:
     summary = {
         "method": job.run.method, "task": job.run.task, "seed": job.run.seed, "steps": len(steps),
         "seconds": sum(row["seconds"] + row.get("evaluate", 0.0) for row in timing),
-        "tokens": int(sum(x for row in steps for name, x in row.items() if re.fullmatch("tokens/.*/generate", name))),
+        "tokens": sum(map(generated, steps)),
         "accuracy": {when: {k: row[k] for k in ("value", "low", "high", "n")}
                      for when, row in (("before", evaluations[0]), ("after", evaluations[-1]))} if evaluations else {},
         "base": str((folder / "base").resolve()), "model": str((folder / "model").resolve()),

@@ -87,8 +87,10 @@ class Look:
     def status(self) -> str:
         """Whether it is finished, in words."""
         done, wanted = self.steps
-        if (self.folder / "summary.json").exists() and done >= wanted:
-            return f"finished, {wanted} steps"
+        budget = int(self.settings.get("token_budget", 0))
+        whole = done >= wanted or 0 < budget <= sum(map(generated, self.metrics))
+        if (self.folder / "summary.json").exists() and whole:
+            return f"finished, {done} steps"
         return f"{'going on' if running(self.folder) else 'cut off'} after step {done} of {wanted}"
 
     @property
@@ -135,6 +137,11 @@ def column(rows: Rows, name: str) -> tuple[list[float], list[float]]:
     """Steps and values of a number, where there is one."""
     kept = [(float(row["step"]), float(row[name])) for row in rows if row.get(name) is not None]
     return [step for step, _ in kept], [value for _, value in kept]
+
+
+def generated(row: Mapping[str, Any]) -> int:
+    """Tokens sampled in a step, by its row of metrics."""
+    return int(sum(x for name, x in row.items() if name.startswith("tokens/") and name.endswith("/generate")))
 
 
 def smooth(values: Sequence[float], window: int) -> list[float]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import itertools
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -44,7 +45,7 @@ def loop(job: Job, start: int, record: Record, console: Console, checkpoints: Ch
     """Steps `start` to the end: draw, collect, credit, weigh, step, load. Stopped: that was asked for, and is saved."""
     run, method, learner, sampler = job.run, job.method, job.learner, job.sampler
     objective = method.objective
-    for step in range(start, run.steps):
+    for step in itertools.takewhile(lambda _: not job.spent, range(start, run.steps)):
         began = time.perf_counter()
         plans = sampler.draw(step)
         groups = sampler.collect(plans, step)  # generate, verify, observe, intervene, admit, shape
@@ -70,7 +71,7 @@ def loop(job: Job, start: int, record: Record, console: Console, checkpoints: Ch
         seen, timing = metrics.of_step(sampler.tally, stats, objective, factors) | job.lowered(), _timing(job, began, collected)
         console.log(step + 1, seen, timing)
         alarms(job, step + 1, seen, console)
-        last = step + 1 == run.steps
+        last = step + 1 == run.steps or job.spent
         if run.eval_every and ((step + 1) % run.eval_every == 0 or last):
             timing["evaluate"] = evaluate_now(job, step + 1, record, console)
         record.log(step + 1, seen, timing)

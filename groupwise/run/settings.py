@@ -138,6 +138,8 @@ class Run:
     """What becomes of longer prompts: the run is refused, or they are left out and counted."""
     steps: int = 120
     """Batches of rollouts to learn from."""
+    token_budget: int = 0
+    """End after the step that brings the tokens sampled in all to this number, if `steps` are not done before; 0: no limit."""
     prompts_per_step: int = 32
     """Groups in a batch."""
     group_size: int = 8
@@ -192,6 +194,10 @@ def _check_counts(run: Run) -> None:
     for name in ("steps", "prompts_per_step", "group_size", "keep", "verify_workers", "eval_prompts", "keep_groups"):
         _least(name, getattr(run, name), 1)
     _least("updates_per_batch", run.updates_per_batch, 0, "0: as the method says")
+    _least("token_budget", run.token_budget, 0, "0: no limit")
+    if run.token_budget and run.learner.schedule != "constant":
+        raise ConfigError(f"token_budget={run.token_budget} and schedule={run.learner.schedule}: a schedule falls over "
+                          "the steps, and a budget leaves their number open; take schedule=constant, or steps alone")
     _least("max_prompt_tokens", run.max_prompt_tokens, 0, "0: what the context leaves")
     _least("eval_every", run.eval_every, 0, "0: never")
     _least("checkpoint_every", run.checkpoint_every, 0, "0: only after the last step")
