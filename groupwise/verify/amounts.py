@@ -1,6 +1,6 @@
 """Whether two numbers or expressions are equal: as fractions, else by values at fixed points; with units and percent signs.
 
-A decimal may stand for a number that has no finite one: from five significant digits on, from three where it is the reference's.
+A decimal may stand for a number that has no finite one: from six significant digits on, from three where it is the reference's.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ _POINTS = (0.7310585786, 1.3247179572, 2.2360679775, 0.4142135624, 3.3019272489,
 MOST_LETTERS = 9
 """An expression of more letters is not compared by values."""
 PI: Node = ("const", "pi")
-_DIGITS = 5
+_DIGITS = 6
 """Significant digits of a decimal that stands for a number without a finite decimal."""
 _FEW = 3
 """The same where the reference is the decimal: its author chose the digits."""
@@ -64,19 +64,6 @@ def _measured(gold: Node, given: Node) -> Truth:
     if left != right:
         return False
     return _expressions(*((one[1] if p == q else ("*", one[1], ("num", size, 0))) for one, size in ((gold, p), (given, q))))
-
-
-def summed(parts: Sequence[Node]) -> Node | None:
-    """3 hours and 20 minutes as one amount; None if the items are not amounts of one dimension in falling units."""
-    scales = [scale(one[2]) for one in parts if one[0] == "unit"]
-    sizes = [size for _, size in scales]
-    if len(scales) != len(parts) or any(one[0] != scales[0][0] for one in scales) or "things" in scales[0][0] or (
-            sizes != sorted(set(sizes), reverse=True)):
-        return None
-    total: Node = ("num", Fraction(0), 0)
-    for one, size in zip(parts, sizes, strict=True):
-        total = ("+", total, ("*", one[1], ("num", size / sizes[-1], 0)))
-    return ("unit", total, parts[-1][2])
 
 
 def _expressions(gold: Node, given: Node) -> Truth:

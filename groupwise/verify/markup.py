@@ -21,14 +21,14 @@ _SPELLED = {
     "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "°": r"\degree ",
     "±": r"\pm ", "∓": r"\mp ", "∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "∠": " ",
     "≈": r"\approx ",
-    "⟨": r"\langle ", "⟩": r"\rangle ", "，": ",", "。": ".", "；": ";", "：": ":", "（": "(", "）": ")", "′": "'",
+    "∖": r"\setminus ", "⟨": r"\langle ", "⟩": r"\rangle ", "，": ",", "。": ".", "；": ";", "：": ":", "（": "(", "）": ")", "′": "'",
     "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "λ": r"\lambda ", "μ": r"\mu ", "φ": r"\phi ",
     "ω": r"\omega "}
 _UNICODE = re.compile("|".join(map(re.escape, _SPELLED)))
 _VULGAR = re.compile("[¼½¾⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞]")
 _SUPERS = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+")
 _GONE = re.compile(r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|mathstrut|strut|hline|rm|it|bf)(?![a-zA-Z])\.?"
-                   r"|(?<!\\)\\[!,;:>]|\\(?:quad|qquad|hspace\*?\{[^{}]*\}|phantom\{[^{}]*\})(?![a-zA-Z])"
+                   r"|(?<!\\)\\[!,;:>]|\\q?quad|\\(?:hspace\*?\{[^{}]*\}|phantom\{[^{}]*\})(?![a-zA-Z])"
                    r"|(?<!\\)\\ |~|\\?\$|(?<!\\)\\[()\[\]](?!\d)"
                    r"|\\(?:euro|pounds)(?![a-zA-Z])|[€£¥\ufeff\u200b]|\*\*(?=\s*$)|^\s*\*\*")
 _GROUPS = re.compile(r"(?<=\d)\s?(?:\{\s?,\s?\}|,\s?\\[!,])\s*(?=\d{3}(?!\d))")
@@ -51,7 +51,7 @@ _NAMES = frozenset(_WRITTEN.split())
 """Functions that are written as \\operatorname{...}."""
 _SPOKEN = ("text", "textbf", "textrm", "textit", "mbox", "textnormal", "hbox", "emph")
 _TOKEN = re.compile(
-    r"(?P<space>\s+)|(?P<number>\d{1,3}(?:(?:,|\{,\})\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
+    r"(?P<space>\s+)|(?P<number>\d{1,3}(?:(?:,|\{,\})\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+|\.(?=\s*\\(?:overline|bar|dot)\{))?|\.\d+)"
     r"|\\(?P<command>[a-zA-Z]+)|\\(?P<escaped>.)|(?P<word>[a-zA-Z]+'*)|(?P<other>\*\*|<=|>=|!=|==|:=|.)", re.DOTALL)
 _THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+(?!\d)")
 _ENVIRONMENT = re.compile(r"\{([a-z]*)\*?\}")
@@ -75,14 +75,18 @@ _BUILDER = re.compile(r"\\\{\s*[a-zA-Z]\s*(?:\\in\s*\\mathbb\{?[RC]\}?\s*)?(?:\\
 """{x : x > 2}, whose condition says it all."""
 _CONDITION = re.compile(r",?\s*(?:\\(?:quad|text\{[a-z ]{1,20}\}|,|;)\s*|where\s+|for\s+)*\(?\s*"
                         r"[a-z]\s*\\in\s*\\mathbb\{?[ZN]\}?(?:\^\{?\+\}?)?\)?\s*$")
-_UNITS = re.compile(r"(?<=\d)\s*(?:(?:m|km|cm|ft|mi)/(?:s|h|hr|min|sec)(?:\^\{?2\}?)?"
-                    r"|(?:st|nd|rd|th)|(?:\^\s*\{?\s*\\circ\s*\}?|\\degree)\s*[CF])$")
-_PERCENT = re.compile(r"(?<=\d)\s*(?:\\text\{\s*)?(?:pct|per\s?cent)\b\.?(?:\s*\})?")
+_UNITS = re.compile(r"(?<=\d)\s*(?:(?P<speed>(?:m|km|cm|ft|mi)/(?:s|h|hr|min|sec)(?:\^\{?2\}?)?)"
+                    r"|(?:st|nd|rd|th)|(?:\^\s*\{?\s*\\circ\s*\}?|\\degree)\s*(?:\\(?:text|mathrm)\{\s*)?(?P<scale>[CF])\}?)$")
+_DEGREES = {"C": "celsius", "F": "fahrenheit"}
+_DOLLARS = re.compile(r"\s*\\\$\s*(-?\d[\d.,]*)\.?\s*")
+_MODULO = re.compile(r"\(\s*(?:\\(?:text|mathrm|operatorname)\{\s*)?mod\b\s*\}?\s*(\d{1,9}|[a-z])\s*\)")
+_PERCENT = re.compile(r"(?<=\d)\s*(?:\\text\{\s*)?(?:pct|per\s?cent(?:age)?(?: points?)?)\b\.?(?:\s*\})?")
 _WHOLLY = re.compile(r"\\(?:text|textbf|textit|mathrm)\{([^{}\\]*)\}")
 
 
 def spelled(text: str) -> str:
     """The text with Unicode's mathematics as LaTeX and without sizes, spacing, dollar signs and a full stop at its end."""
+    text = _MODULO.sub(r"\\pmod{\1}", text if (money := _DOLLARS.fullmatch(text)) is None else rf"{money[1]}\text{{ dollars}}")
     text = _SUPERS.sub(lambda m: "^{" + m.group().translate(_SUPER) + "}", text)
     text = _VULGAR.sub(_vulgar, text)
     text = unicodedata.normalize("NFKC", _UNICODE.sub(lambda m: _SPELLED[m.group()], text))
@@ -90,11 +94,16 @@ def spelled(text: str) -> str:
     text = _GONE.sub(lambda m: "" if m.group() == r"\!" else " ", _GROUPS.sub("", text))
     text = re.sub(r"^\s*(?:\\approx|=)(?![a-zA-Z=])", "", text)
     text = _CONDITION.sub("", _BUILDER.sub(r"\1", text.strip().rstrip(".")))
-    text = _PERCENT.sub(r"\%", _UNITS.sub("", text))
+    text = _PERCENT.sub(r"\%", _UNITS.sub(_unit, text))
     exact, about, rest = text.partition(r"\approx")
     text = (exact if re.search(r"\d", exact) else exact + "=" + rest) if about else text
     text = found.group(1) if (found := _WHOLLY.fullmatch(text.strip())) else text
     return text.strip().strip("`").rstrip(".,;: \n").strip()
+
+
+def _unit(found: re.Match[str]) -> str:
+    unit = found["speed"] or _DEGREES.get(found["scale"] or "")
+    return rf"\text{{ {unit}}}" if unit else ""
 
 
 def _vulgar(found: re.Match[str]) -> str:
@@ -149,7 +158,7 @@ def _command(name: str, text: str, at: int) -> tuple[str, str, int]:
         end = found.end()
         if name == "begin" and found.group(1) == "array" and (columns := _ASIDE.match(text, end)):
             end = columns.end()
-        return "other", f"\\{name}", end
+        return "other", r"\begin|" if name == "begin" and found.group(1) == "vmatrix" else f"\\{name}", end
     if name in ("mathbb", *_TEXTS):
         return _aside(name, text, at)
     if name in ("le", "ge", "ne"):

@@ -26,7 +26,7 @@ _TABLE = {
     "mass length^2 time^-3 current^-2": "ohm=1000", "mass time^-2 current^-1": "T tesla=1000 gauss=1/10",
     "amount": "mol mole=1", "temperature": "K kelvin=1", "celsius": "celsius=1", "fahrenheit": "fahrenheit=1",
     "angle": "degree deg=1", "radian": "radian rad=1", "money": "dollar usd=1 cent=1/100", "euro": "euro=1",
-    "calendar": "month=1 year yr=12"}
+    "calendar": "month=1 year yr=12", "morning": "am=1", "afternoon": "pm=1"}
 Dimensions = dict[str, int]
 
 
@@ -41,7 +41,7 @@ _KNOWN: dict[str, tuple[Dimensions, Fraction]] = {
 _COUNTED = """
     unit rpm rupee people person student point edge digit way integer meal ticket multiple square block side
     solution child children boy girl man men woman women apple orange book car coin page piece item number percent
-    trip game bushel cube vote ball marble card pencil word letter term face vertex vertices triangle pm pc kpc Mpc am noon F
+    trip game bushel cube vote ball marble card pencil word letter term face vertex vertices triangle pc kpc Mpc noon F
 """
 _PLAIN = frozenset(_COUNTED.split())
 _DROP = re.compile(r"\b(?:per|sq|square|cubic|cu|the|of|a|an|each|total|in|total|around|about|approximately)\b|[.,()]")
