@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
 from groupwise.verify.cursor import Node
+from groupwise.verify.precise import agree
 from groupwise.verify.syntax import ZERO
 from groupwise.verify.units import scale
 from groupwise.verify.value import UndefinedError, constants, exact, numeric, symbols
@@ -16,8 +17,11 @@ Truth = bool | None
 _POINTS = (0.7310585786, 1.3247179572, 2.2360679775, 0.4142135624, 3.3019272489, 1.8392867552, 2.6854520011, 0.5671432904,
            4.2360679775)
 """Values of the first, second, ... letter at the first point; the others are shifts of these."""
+_SIMPLE = (-1.5, 2.0, 0.5, -0.5, 3.0, -2.0, 1.5)
 MOST_LETTERS = 9
 """An expression of more letters is not compared by values."""
+_WHOLE = frozenset({"k", "m", "n"})
+"""Letters that stand for any integer, in the solutions of an equation with angles."""
 PI: Node = ("const", "pi")
 _DIGITS = 6
 """Significant digits of a decimal that stands for a number without a finite decimal."""
@@ -73,6 +77,10 @@ def _expressions(gold: Node, given: Node) -> Truth:
         return False
     if a is not None and b is not None:
         return a == b or _rounded(gold, given, a, b)
+    letters = symbols(gold), symbols(given)
+    if letters[0] != letters[1] and all(len(one) == 1 and one <= _WHOLE for one in letters) and (
+            "pi" in constants(gold) & constants(given)):  # pi/4 + k pi is pi/4 + n pi
+        given = _renamed(given, letters[1].pop(), *letters[0])
     names = symbols(gold) | symbols(given)
     if len(names) > MOST_LETTERS:
         return None
@@ -80,6 +88,12 @@ def _expressions(gold: Node, given: Node) -> Truth:
     if verdict is False and not names:
         return _approximate(gold, given)
     return verdict
+
+
+def _renamed(node: Node, old: str, new: str) -> Node:
+    if node == ("sym", old):
+        return ("sym", new)
+    return tuple(_renamed(one, old, new) if isinstance(one, tuple) else one for one in node)
 
 
 def _rounded(gold: Node, given: Node, a: Fraction, b: Fraction) -> bool:
@@ -117,23 +131,60 @@ def _approximate(gold: Node, given: Node) -> Truth:
 
 
 def _sampled(gold: Node, given: Node, names: Sequence[str]) -> Truth:
-    """Compare at points: where both are real if there are such points, else anywhere; None where fewer than two say anything."""
-    real, others = list[bool](), list[bool]()
-    for sign, count in ((1, 6), (-1, 4)):
-        for letters in points(names, count if names else 1, sign):
-            try:
-                p, q = numeric(gold, letters), numeric(given, letters)
-            except UndefinedError:
-                continue
-            same = _close(p, q) or (ZERO in (gold, given) and max(abs(p), abs(q)) < 1e-11)
-            if max(abs(p.imag), abs(q.imag)) <= 1e-12:
-                real.append(same)
-            elif sign > 0:
-                others.append(same)
-        if not names:
-            break
+    """Compare at points: where both are real if there are such points, else anywhere; None where fewer than two say anything.
+
+    What is the same in floating point, nearly so, or nowhere to be had in it is compared to fifty digits.
+    """
+    real, others, near = list[bool](), list[bool](), True
+    for letters, all_real in _places(names):
+        try:
+            p, q = numeric(gold, letters), numeric(given, letters)
+        except UndefinedError:
+            continue
+        same = _close(p, q) or (ZERO in (gold, given) and max(abs(p), abs(q)) < 1e-11)
+        near = near and abs(p - q) <= 1e-4 * max(abs(p), abs(q))
+        if max(abs(p.imag), abs(q.imag)) <= 1e-12:
+            real.append(same)
+        elif not all_real:
+            others.append(same)
     told = real if len(real) > 2 and "i" not in constants(gold) | constants(given) else real + others
-    return None if len(told) < (2 if names else 1) else all(told)
+    verdict = None if len(told) < (2 if names else 1) else all(told)
+    if verdict is False and not near or verdict and (_has_decimals(gold) or _has_decimals(given)):
+        return verdict
+    return _precisely(gold, given, names, verdict)
+
+
+def _places(names: Sequence[str]) -> Iterator[tuple[dict[str, complex], bool]]:
+    """Points, and whether they count only where both sides are real: negative letters, and small simple numbers of both signs."""
+    if not names:
+        yield {}, False
+        return
+    yield from ((letters, False) for letters in points(names, 6))
+    yield from ((letters, True) for letters in points(names, 4, -1))
+    yield from (({name: complex(_SIMPLE[((2 * k + 1) * i + k) % len(_SIMPLE)]) for i, name in enumerate(names)}, True)
+                for k in range(7))
+
+
+def _precisely(gold: Node, given: Node, names: Sequence[str], verdict: Truth) -> Truth:
+    """Two points of high precision, real ones if there are; what was known before if they say nothing."""
+    real, others = list[bool](), list[bool]()
+    for letters in points(names, 6 if names else 1):
+        try:
+            same, is_real = agree(gold, given, letters)
+        except UndefinedError:
+            continue
+        (real if is_real else others).append(same)
+        if len(real) > 1:
+            break
+    told = real or others
+    return all(told) if told else verdict
+
+
+def _has_decimals(node: object) -> bool:
+    """Whether a decimal stands in an expression, which may be a rounded one."""
+    if isinstance(node, tuple) and node and node[0] == "num":
+        return bool(node[2])
+    return isinstance(node, tuple) and any(_has_decimals(one) for one in node)
 
 
 def points(names: Sequence[str], count: int, sign: int = 1) -> Iterator[dict[str, complex]]:

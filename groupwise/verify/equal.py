@@ -266,6 +266,8 @@ def _relations(left: Node, right: Node) -> Truth:
         heads = [one[1][0][1] if one[1][0][0] == "*" else one[1][0] for one in (left, right)]
         if (heads[0][0] != heads[1][0] or heads[0] == heads[1] or left[1][0][0] != right[1][0][0]) and (verdict := _same(left[1][-1], right[1][-1])) is not False:
             return verdict
+    if "mod" in (left[1][-1][0], right[1][-1][0]):
+        return False
     interval, given = _range(left), _range(right)
     if interval and given:
         return symbols(left) == symbols(right) and _same(interval, given)
@@ -285,14 +287,18 @@ def _proportional(left: Node, right: Node) -> Truth:
     if symbols(a) != symbols(b) or len(names) > MOST_LETTERS:
         return False
     ratios: list[complex] = []
-    for letters in points(names, 5):
+    for letters in (*points(names, 5), *points(names, 3, -1)):
         try:
             p, q = numeric(a, letters), numeric(b, letters)
         except UndefinedError:
-            return None
+            continue
+        if ratios and max(abs(p.imag), abs(q.imag)) > 1e-12:
+            continue
         if abs(q) < 1e-12 or abs(p) < 1e-12:
             return None if abs(p - q) < 1e-12 else False
         ratios.append(p / q)
+    if len(ratios) < 3:
+        return None
     steady = all(abs(r - ratios[0]) <= 1e-9 * abs(ratios[0]) for r in ratios)
     if not steady or abs(ratios[0].imag) > 1e-12:
         return False

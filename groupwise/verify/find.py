@@ -35,9 +35,13 @@ _CLAUSE = re.compile(r"[.](?=\s+[A-Z(<]|\s*$)|;\s|\bbecause\b|\bsince\b|, (?=it|
 _STATES = re.compile(r"(?<![a-zA-Z])(?:is|are|equals)(?:\s+equal\s+to)?(?=[\s:])(?!\s+(?:not|in|an?|the|at|on|of)\b)[\s:]+")
 _DENIED = re.compile(r"(?:\bnot|n't|\bnever|\bneither|\brather than|\binstead of)\s*(?:\$|\\\(|\*\*)?\s*$", re.IGNORECASE)
 _DENIES = re.compile(r"\s*(?:\$|\*\*)?\s*(?:not|never|neither|wrong|incorrect|unknown|unclear)\b", re.IGNORECASE)
+_EITHER = re.compile(r"\$[^$]{1,60}\$[\w\s,]{0,20}\bor\b[\w\s,]{0,20}\$")
 _FORMULA = re.compile(r"\$\$(.{1,1500}?)\$\$|\\\[(.{1,1500}?)\\\]"
                       r"|(?<![\\$])\$(?!\$)([^$]{1,1500}?)(?<!\\)\$|\\\((.{1,1500}?)\\\)", re.DOTALL)
-_BETWEEN = re.compile(r"(?:(?!\n\s*\n|[.!?:]\s)(?:[^{}=]|\\text\{[^{}]*\}|[a-zA-Z]_\{?\w\}?\s*=)){0,100}", re.DOTALL)
+_BETWEEN = re.compile(r"(?:\s|[$,;&~]|\\[()\[\],;:! ]|\\q?quad|\\(?:text|textbf|mathrm)\{\s*(?:and|or)?\s*\}|\b(?:and|or)\b"
+                      r"|\\?[a-zA-Z](?:_\{?\w\}?)?\s*=){0,60}"
+                      r"|[\s$~]*(?:\\text\{)?[\w\s()$-]{1,40}(?:\band|\bor|,)[\s$~]*\}?[\s$~]*")
+"""What stands between the boxes of one list."""
 _PLACEHOLDER = re.compile(
     r"\s*|\W*(?:(?:your|the|final|numeric|insert|enter|put)?[\s_]*(?:final|numeric(?:al)?)?[\s_]*"
     r"(?:answer|result|value|expression|option|letter)[\s_]*(?:here)?|\.{2,}|…|\\[lc]?dots|#+|_+|X{3,}|\?+)\W*", re.IGNORECASE)
@@ -122,7 +126,7 @@ def _boxed(text: str) -> list[str]:
         parts.append(before[2])
         start = before[0]
     distinct = list(dict.fromkeys(reversed(parts)))
-    return [*([", ".join(distinct)] if len(distinct) > 1 and sum(map(len, distinct)) < 1000 else []), inside]
+    return [", ".join(distinct)] if sum(map(len, distinct)) < 1000 else [inside]
 
 
 def _concluded(text: str, cut: bool) -> bool:
@@ -160,6 +164,9 @@ def _readings(line: str) -> Iterator[str]:
         outside = _FORMULA.sub("", line)
         if len(formulas) > 1 and re.fullmatch(r"(?:[\s,;.\"'\\]|\band\b|\bor\b|\bx\b)*", outside):
             yield ", ".join(formulas)
+            return
+        if len(formulas) > 1 and _EITHER.search(line):  # two answers are none
+            return
         yield formulas[0]
         if len(formulas) > 1:
             return
@@ -170,7 +177,7 @@ def _readings(line: str) -> Iterator[str]:
             yield number[0]
         elif "=" in clause:
             yield clause.rsplit("=", 1)[1]
-    if (choice := _CHOICE.search("answer " + line)) is not None:
+    if (choice := _CHOICE.search("answer is " + line)) is not None:
         yield choice.group(1) or choice.group(2)
 
 
@@ -195,7 +202,7 @@ def _unmarked(text: str) -> Iterator[Found]:
         return
     if r"\boxed" in end or "<answer>" in end:  # begun and not closed, or a placeholder: nothing else of it is an answer
         return
-    if len(end) <= 80 and "\n" not in end and len(_WORD.findall(end)) <= 2 and not _SAYS.search(end):
+    if len(end) <= 200 and "\n" not in end and len(_WORD.findall(end)) <= 2 and not _SAYS.search(end):
         yield Found("last", end)
     sentence = next((s for s in reversed(_SENTENCE.split(end)) if s.strip(" *$.`\\")), "")
     formulas = _formulas(end)

@@ -81,6 +81,9 @@ _DEGREES = {"C": "celsius", "F": "fahrenheit"}
 _DOLLARS = re.compile(r"\s*\\\$\s*(-?\d[\d.,]*)\.?\s*")
 _MODULO = re.compile(r"\(\s*(?:\\(?:text|mathrm|operatorname)\{\s*)?mod\b\s*\}?\s*(\d{1,9}|[a-z])\s*\)")
 _PERCENT = re.compile(r"(?<=\d)\s*(?:\\text\{\s*)?(?:pct|per\s?cent(?:age)?(?: points?)?)\b\.?(?:\s*\})?")
+_PHRASES = ((re.compile(r"(?:there (?:are|is) )?no (?:real )?(?:solutions?|roots?)(?: exists?)?|none|(?:the )?empty set", re.IGNORECASE),
+             r"\emptyset"),
+            (re.compile(r"(?:all|any|every|the) real(?: number)?s?(?: x)?", re.IGNORECASE), r"\mathbb{R}"))
 _WHOLLY = re.compile(r"\\(?:text|textbf|textit|mathrm)\{([^{}\\]*)\}")
 
 
@@ -98,7 +101,8 @@ def spelled(text: str) -> str:
     exact, about, rest = text.partition(r"\approx")
     text = (exact if re.search(r"\d", exact) else exact + "=" + rest) if about else text
     text = found.group(1) if (found := _WHOLLY.fullmatch(text.strip())) else text
-    return text.strip().strip("`").rstrip(".,;: \n").strip()
+    text = text.strip().strip("`").rstrip(".,;: \n").strip()
+    return next((meant for phrase, meant in _PHRASES if phrase.fullmatch(text)), text)
 
 
 def _unit(found: re.Match[str]) -> str:

@@ -25,11 +25,14 @@ from groupwise.verify.syntax import read
 from groupwise.verify.text import answers, plain_latex
 from groupwise.verify.value import UndefinedError, symbols
 
-VERSION = "math/2"
+VERSION = "math/3"
 """Changes with any verdict of `math`."""
 _LETTERS = re.compile(r"[A-Za-z]{3,}(?:[\s'-]+[A-Za-z]+)*|[A-Z]{2,}|[A-Za-z]+(?:[\s'-]+[A-Za-z]+){2,}")
 _COUNTED = re.compile(r"-?[\d.,]+\s*[a-zA-Z]+")
 """A number and a letter, which may be a unit: math-verify leaves units out."""
+_LETTER_UNIT = re.compile(r"(-?\d[\d.,]*)\s+[mgshLJNWVAKTC]")
+"""The same with a space, where the other side has no letters."""
+_SIGNS = re.compile(r"\\(?:pm|mp)(?![a-zA-Z])")
 _CHOICE = re.compile(r"\(?([A-J])\)?(?:[.):]|\s|$).{0,200}", re.DOTALL)
 
 
@@ -85,13 +88,14 @@ def compare(gold: str, given: str, opinions: Opinions | None = None) -> tuple[Tr
     if len(given) > LONGEST or len(gold) > LONGEST:
         return plain_latex(gold) == plain_latex(given), "text"
     left, right = spelled(gold), spelled(given)
+    left, right = _unmeasured(left, right), _unmeasured(right, left)
     if plain(left) == plain(right) and right:
         return True, "text"
     if (chosen := _choice(left, right)) is not None:
         return chosen, "text"
     if _LETTERS.fullmatch(left) and _LETTERS.fullmatch(right):
         return same([("text", left)], [("text", right)]), "text"
-    readings, sure = _readings(left), _readings(right)
+    readings, sure = _readings(left), _readings(right, left)
     if readings and not sure and _LETTERS.fullmatch(right):
         return same(readings[0], [("text", right)]), "text"
     truth: Truth = None
@@ -124,20 +128,32 @@ def _choice(gold: str, given: str) -> bool | None:
     return None
 
 
-def _readings(text: str) -> list[list[Node]]:
-    r"""What an answer may mean: with 1,234 as one number or as two, and \pm as both signs."""
+def _unmeasured(text: str, other: str) -> str:
+    """5 m as 5, where the other side has no letters that could be meant."""
+    found = None if re.search("[a-zA-Z]", other) else _LETTER_UNIT.fullmatch(text)
+    return found[1] if found else text
+
+
+def _readings(text: str, gold: str | None = None) -> list[list[Node]]:
+    r"""What an answer may mean: with 1,234 as one number or as two, \pm as both signs, and as `gold` writes decimals and i."""
     found: list[list[Node]] = []
-    if re.fullmatch(r"-?\d{1,3},\d\d", text):  # the comma of other countries
+    if re.fullmatch(r"-?\d+,\d\d", text):  # the comma of other countries
         found.append(read(tokens(text.replace(",", "."))))
+    bare = [re.sub(r"\\[a-zA-Z]+", "", one) for one in (gold or "", text)]
+    if "i" in bare[0] and "I" not in bare[0] and "i" not in bare[1]:
+        text = re.sub(r"(?<![a-zA-Z\\])I(?![a-zA-Z])|(?<=[a-z])I\b", "i", text)
     for join in (True, False) if re.search(r"\d,\s?\d{3}(?!\d)", text) else (True,):
         try:
             pieces = tokens(text, join)
             items = read(pieces)
-            if r"\pm" in text or r"\mp" in text:
+            if _SIGNS.search(text):
                 items = items + read(pieces, -1)
             found.append(items)
         except (UnreadableError, UndefinedError, RecursionError):
             continue
+    before, _, last = text.rpartition("=")
+    if not found and before.strip() and before.count("{") == before.count("}") and not re.search(r"[<>=]|\\[lg]eq?\b", last):
+        return _readings(last.strip(), gold)  # something = 1, where that something is not to be read
     return found
 
 
