@@ -56,13 +56,14 @@ def _turned(gold: Node, given: Node) -> bool:
 
 
 def _measured(gold: Node, given: Node) -> Truth:
-    """Values with units: they are converted within a dimension; "things" are any word that counts, and any unit."""
+    """Values with units: they are converted within a dimension; things of any kind are one, and unknown units are any."""
     (left, p), (right, q) = (scale(one[2]) for one in (gold, given))
     if {tuple(left), tuple(right)} == {("angle",), ("radian",)}:
         turn = ("/", ("num", Fraction(180), 0), PI)
         gold, given = (("*", one[1], turn) if "radian" in side else one[1] for one, side in ((gold, left), (given, right)))
         return _expressions(gold, given)
-    if "things" in left or "things" in right:  # square units are no cubic units
+    counted = "things" in left and "things" in right
+    if counted or "units" in left or "units" in right:  # square units are no cubic units
         powers = [max(side.values(), default=1) for side in (left, right)]
         return False if 1 not in powers and powers[0] != powers[1] else _expressions(gold[1], given[1])
     if left != right:
@@ -85,6 +86,8 @@ def _expressions(gold: Node, given: Node) -> Truth:
     if len(names) > MOST_LETTERS:
         return None
     verdict = _sampled(gold, given, sorted(names))
+    if verdict is None and gold[0] == given[0] == "call" and gold[1] == given[1] and len(gold) == len(given):
+        return all(_expressions(a, b) is True for a, b in zip(gold[2:], given[2:], strict=True))
     if verdict is False and not names:
         return _approximate(gold, given)
     return verdict
@@ -149,9 +152,8 @@ def _sampled(gold: Node, given: Node, names: Sequence[str]) -> Truth:
             others.append(same)
     told = real if len(real) > 2 and "i" not in constants(gold) | constants(given) else real + others
     verdict = None if len(told) < (2 if names else 1) else all(told)
-    if verdict is False and not near or verdict and (_has_decimals(gold) or _has_decimals(given)):
-        return verdict
-    return _precisely(gold, given, names, verdict)
+    sure = not near if verdict is False else verdict and (_has_decimals(gold) or _has_decimals(given))
+    return verdict if sure else _precisely(gold, given, names, verdict)
 
 
 def _places(names: Sequence[str]) -> Iterator[tuple[dict[str, complex], bool]]:

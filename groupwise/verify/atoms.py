@@ -135,6 +135,9 @@ class Atoms(Cursor):
             else:
                 self.at += 1
             name += "_" + "".join(t.text for t in self.tokens[start:self.at] if t.text not in "{}")
+        if [self.peek(ahead) for ahead in range(3)] == ["(", "0", ")"]:  # y(0) is not y times 0
+            self.at += 3
+            name += "(0)"
         return (kind, name)
 
     def _command(self, name: str) -> Node:
@@ -154,6 +157,11 @@ class Atoms(Cursor):
             return self._call(FUNCTIONS[name])
         if name in CONSTANTS:
             return ("const", CONSTANTS[name])
+        if name in ("dot", "ddot", "tilde"):
+            inside = self.argument()
+            if inside[0] != "sym":
+                raise UnreadableError(f"\\{name} of an expression")
+            return self._subscript("sym", f"{name} {inside[1]}")
         if name in IGNORED:
             return self.argument() if self.peek() == "{" else self.atom()
         if name in GREEK or name.startswith(("mathbb", "mathfrak", "aleph")):

@@ -83,7 +83,7 @@ class Cursor:
             return text.casefold() not in ("and", "or")
         if kind == "command":
             return text[1:] in FUNCTIONS or text[1:] in CONSTANTS or text[1:] in GREEK or text[1:] in IGNORED or text in (
-                r"\frac", r"\binom", r"\lfloor", r"\lceil")
+                r"\frac", r"\binom", r"\lfloor", r"\lceil", r"\dot", r"\ddot", r"\tilde")
         return text in ("(", "[", "{", r"\begin", r"\begin|") or (text == "|" and not self.bars)
 
     def number(self, text: str) -> Node:

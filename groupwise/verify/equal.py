@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from groupwise.verify.amounts import MOST_LETTERS, Truth, amounts, points
 from groupwise.verify.cursor import Node
+from groupwise.verify.labels import assigned, cycles, is_label, is_quantity, unlabelled, unnamed
 from groupwise.verify.matrices import folded
 from groupwise.verify.regions import FLIPPED, INFINITE, Region, conditions, is_interval, region, same_region
 from groupwise.verify.syntax import ZERO, summed
@@ -37,13 +38,15 @@ def _is_condition(item: Node) -> bool:
 
 
 def _region_of(items: Sequence[Node]) -> Region | None:
-    bare = [_bare(one) for one in items]
-    return region(bare[0]) if len(bare) == 1 else conditions(bare)
+    plain = [unlabelled(one) for one in items]
+    return region(plain[0]) if len(plain) == 1 else conditions(plain)
+
+
 
 
 def _whole(items: Sequence[Node]) -> Node:
     """One node for an answer: its item, a bare list, or the union that inequalities joined by "or" make."""
-    plain = _cycles([_bare(one) for one in items])
+    plain = cycles([unlabelled(one) for one in items])
     if len(plain) == 1:
         return plain[0]
     if all(one[0] == "seq" and is_interval(one) and one[3] and one[1:3] != ("(", ")") for one in plain):
@@ -52,53 +55,6 @@ def _whole(items: Sequence[Node]) -> Node:
     if all(ranges) and any(one[0] == "rel" for one in plain):
         return ("union", [one for one in ranges if one])
     return summed(plain) or ("seq", "", "", plain)
-
-
-def _cycles(items: list[Node]) -> list[Node]:
-    """p = 5, q = 2, p = 7, q = 2 as two pairs."""
-    names = [one[1][0] if one[0] == "rel" and one[2] == ["="] else None for one in items]
-    each = names.index(names[0], 1) if None not in names and names[0] in names[1:] else 0
-    if each < 2 or len(items) % each or names != names[:each] * (len(items) // each):
-        return items
-    return [("seq", "(", ")", items[at:at + each]) for at in range(0, len(items), each)]
-
-
-def _bare(item: Node) -> Node:
-    r"""An item without its label: x = 5, f(x) = 5, S = 5, x \in S; a chain of equal sides is its last one."""
-    if item[0] != "rel":
-        return item
-    sides, operators = item[1], item[2]
-    if operators[-1] == r"\in":
-        return _bare(sides[-1])
-    if set(operators) == {"="}:
-        if _is_label(sides[0]):
-            return ("rel", [sides[0], sides[-1]], ["="])
-        if len(sides) > 2 or (not symbols(sides[0]) and not symbols(sides[-1])):
-            return sides[-1]
-    return item
-
-
-def _is_label(side: Node) -> bool:
-    """A letter, or a letter with an argument such as f(x)."""
-    if side[0] in ("sym", "text") or side == ("const", "e"):
-        return True
-    if side[0] == "seq":
-        return all(one[0] == "sym" for one in side[3])
-    return side[0] == "*" and side[1][0] == "sym" and (side[2][0] in ("sym", "seq", "num")) and side[1][1] in "fghFGHPVASTyC"
-
-
-def _is_quantity(side: Node, sums: bool) -> bool:
-    r"""What a value may be given of: xy, NO/BO, |AB|, \\angle ABC; where `sums`, also a + b."""
-    kind = side[0]
-    if kind == "sym":
-        return True
-    if kind == "^":
-        return _is_quantity(side[1], sums) and side[2][0] == "num"
-    if kind in ("*", "/") or (kind == "+" and sums):
-        return _is_quantity(side[1], sums) and _is_quantity(side[2], sums)
-    if kind in ("neg", "deg") and sums:
-        return _is_quantity(side[1], sums)
-    return kind == "call" and bool(symbols(side))
 
 
 def _same(left: Node, right: Node) -> Truth:
@@ -164,14 +120,16 @@ def _sequences(left: Node, right: Node) -> Truth:
         one, other = (left, right) if left[0] == "seq" else (right, left)
         return _same(one[3][0], other) if len(one[3]) == 1 else (False if one[3] else other == ("const", "empty"))
     items, others = left[3], right[3]
-    named, mapped = _assigned(items), _assigned(others)
+    named, mapped = assigned(items), assigned(others)
     if named and mapped and len(named) == len(items) and len(mapped) == len(others):
         return named.keys() == mapped.keys() and _all(_same(named[k], mapped[k]) for k in named)
-    items, others = _unnamed(items, named), _unnamed(others, mapped)
+    items, others = unnamed(items, named), unnamed(others, mapped)
     if bool(named) != bool(mapped) and len({name[0] for name in named or mapped}) == len(named or mapped) > 1:
-        return len(items) == len(others) and _any(_all(_same(a, b) for a, b in zip(one, bare, strict=True)) for one, bare in (
-            (items, others), (list(named.values() or items), list(mapped.values() or others))))
+        orders = (items, others), (list(named.values() or items), list(mapped.values() or others))  # by letters, and as written
+        return len(items) == len(others) and _any(_all(_same(a, b) for a, b in zip(one, two, strict=True)) for one, two in orders)
     bare = left[1] in ("", r"\{", "{") and right[1] in ("", r"\{", "{")
+    if bare and left[1] == "" and len(_distinct(items)) < len(items):  # the reference names something twice: so must the answer
+        return _unordered(items, others)
     if bare:
         return _unordered(_distinct(items), _distinct(others))
     if len(items) != len(others) or (":" in (left[1], right[1]) and left[1] != right[1]):
@@ -182,18 +140,6 @@ def _sequences(left: Node, right: Node) -> Truth:
     elif r"\{" in (left[1], right[1]):
         return False
     return _all(_same(a, b) for a, b in zip(items, others, strict=True))
-
-
-def _assigned(items: Sequence[Node]) -> dict[str, Node]:
-    """The values by letter of x = 1, y = 2; empty where a letter comes twice."""
-    found = {one[1][0][1]: one[1][-1] for one in items if one[0] == "rel" and one[2] == ["="] and one[1][0][0] == "sym"}
-    return found if len(found) == len(items) else {}
-
-
-def _unnamed(items: Sequence[Node], named: dict[str, Node]) -> list[Node]:
-    if named:
-        return [named[k] for k in sorted(named)]
-    return [one[1][-1] if one[0] == "rel" and one[2] == ["="] and _is_label(one[1][0]) else one for one in items]
 
 
 def _unordered(left: Sequence[Node], right: Sequence[Node]) -> Truth:
@@ -258,14 +204,17 @@ def _relations(left: Node, right: Node) -> Truth:
         relation, other = (left, right) if left[0] == "rel" else (right, left)
         if relation[2] == ["="]:
             side = relation[1][0]
-            label = side[0] != "^" and _is_quantity(side, sums=relation is right) and relation[1][-1] != ZERO
-            return _same(relation[1][-1], other) if label or _is_label(relation[1][0]) else False
+            label = side[0] != "^" and is_quantity(side, sums=relation is right) and relation[1][-1] != ZERO
+            return _same(relation[1][-1], other) if label or is_label(relation[1][0]) else False
         interval = _range(relation)
         return _same(interval, other) if interval else False
-    if _is_label(left[1][0]) and _is_label(right[1][0]) and left[2] == right[2] == ["="]:
-        heads = [one[1][0][1] if one[1][0][0] == "*" else one[1][0] for one in (left, right)]
-        if (heads[0][0] != heads[1][0] or heads[0] == heads[1] or left[1][0][0] != right[1][0][0]) and (verdict := _same(left[1][-1], right[1][-1])) is not False:
-            return verdict
+    first, second = left[1][0], right[1][0]
+    if is_label(first) and is_label(second) and left[2] == right[2] == ["="]:
+        one, other = (side[1] if side[0] == "*" else side for side in (first, second))  # the f of f(x)
+        if first[0] != second[0] or one[0] != other[0] or one == other:
+            verdict = _same(left[1][-1], right[1][-1])
+            if verdict is not False:
+                return verdict
     if "mod" in (left[1][-1][0], right[1][-1][0]):
         return False
     interval, given = _range(left), _range(right)
@@ -316,7 +265,7 @@ def _range(node: Node) -> Node | None:
         sides, operators = sides[::-1], [FLIPPED[o] for o in operators[::-1]]
     if not set(operators) <= {"<", r"\le"}:
         return None
-    middle = [i for i, side in enumerate(sides) if _is_label(side)]
+    middle = [i for i, side in enumerate(sides) if is_label(side)]
     if len(middle) != 1 or any(symbols(side) for i, side in enumerate(sides) if i != middle[0]) or len(sides) > 3:
         return None
     at = middle[0]

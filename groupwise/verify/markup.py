@@ -21,7 +21,8 @@ _SPELLED = {
     "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "°": r"\degree ",
     "±": r"\pm ", "∓": r"\mp ", "∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "∠": " ",
     "≈": r"\approx ",
-    "∖": r"\setminus ", "⟨": r"\langle ", "⟩": r"\rangle ", "，": ",", "。": ".", "；": ";", "：": ":", "（": "(", "）": ")", "′": "'",
+    "∖": r"\setminus ",
+    "⟨": r"\langle ", "⟩": r"\rangle ", "，": ",", "。": ".", "；": ";", "：": ":", "（": "(", "）": ")", "′": "'",
     "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "λ": r"\lambda ", "μ": r"\mu ", "φ": r"\phi ",
     "ω": r"\omega "}
 _UNICODE = re.compile("|".join(map(re.escape, _SPELLED)))
@@ -81,9 +82,10 @@ _DEGREES = {"C": "celsius", "F": "fahrenheit"}
 _DOLLARS = re.compile(r"\s*\\\$\s*(-?\d[\d.,]*)\.?\s*")
 _MODULO = re.compile(r"\(\s*(?:\\(?:text|mathrm|operatorname)\{\s*)?mod\b\s*\}?\s*(\d{1,9}|[a-z])\s*\)")
 _PERCENT = re.compile(r"(?<=\d)\s*(?:\\text\{\s*)?(?:pct|per\s?cent(?:age)?(?: points?)?)\b\.?(?:\s*\})?")
-_PHRASES = ((re.compile(r"(?:there (?:are|is) )?no (?:real )?(?:solutions?|roots?)(?: exists?)?|none|(?:the )?empty set", re.IGNORECASE),
-             r"\emptyset"),
+_PHRASES = ((re.compile(r"(?:there (?:are|is) )?no (?:real )?(?:solutions?|roots?)(?: exists?)?|none|(?:the )?empty set",
+                        re.IGNORECASE), r"\emptyset"),
             (re.compile(r"(?:all|any|every|the) real(?: number)?s?(?: x)?", re.IGNORECASE), r"\mathbb{R}"))
+_CLOCK = re.compile(r"(?<=\d)\s*(?:\\(?:text|mathrm)\{\s*)?([ap])\.\s?m\b\.?\s*\}?", re.IGNORECASE)
 _WHOLLY = re.compile(r"\\(?:text|textbf|textit|mathrm)\{([^{}\\]*)\}")
 
 
@@ -98,6 +100,7 @@ def spelled(text: str) -> str:
     text = re.sub(r"^\s*(?:\\approx|=)(?![a-zA-Z=])", "", text)
     text = _CONDITION.sub("", _BUILDER.sub(r"\1", text.strip().rstrip(".")))
     text = _PERCENT.sub(r"\%", _UNITS.sub(_unit, text))
+    text = _CLOCK.sub(r"\\text{ \1m}", text)
     exact, about, rest = text.partition(r"\approx")
     text = (exact if re.search(r"\d", exact) else exact + "=" + rest) if about else text
     text = found.group(1) if (found := _WHOLLY.fullmatch(text.strip())) else text

@@ -4,10 +4,10 @@ r"""The verifier `math`: where the answer stands (`find`), its normal form, exac
     text       the same text once LaTeX's variants are one
     exact      both are fractions
     value      expressions, lists, intervals, matrices, relations (`equal`)
-    symbolic   math-verify, where one side could not be read here (sums, integrals); a second opinion on lists and letters
+    symbolic   math-verify, where one side could not be read here (sums, integrals)
 
-Two numbers that could be read are never given to math-verify, and it has a time of its own (`opinion`). Run this verifier in a worker
-with a deadline (`groupwise.verify.pool`), never in the training process.
+Two answers that could be read are never given to math-verify, and it has a time of its own (`opinion`). Run this verifier in a
+worker with a deadline (`groupwise.verify.pool`), never in the training process.
 """
 
 import re
@@ -23,15 +23,15 @@ from groupwise.verify.markup import LONGEST, UnreadableError, spelled, tokens
 from groupwise.verify.opinion import Opinions
 from groupwise.verify.syntax import read
 from groupwise.verify.text import answers, plain_latex
-from groupwise.verify.value import UndefinedError, symbols
+from groupwise.verify.value import UndefinedError
 
 VERSION = "math/3"
 """Changes with any verdict of `math`."""
-_LETTERS = re.compile(r"[A-Za-z]{3,}(?:[\s'-]+[A-Za-z]+)*|[A-Z]{2,}|[A-Za-z]+(?:[\s'-]+[A-Za-z]+){2,}")
-_COUNTED = re.compile(r"-?[\d.,]+\s*[a-zA-Z]+")
-"""A number and a letter, which may be a unit: math-verify leaves units out."""
+_LETTERS = re.compile(r"[A-Za-z]{3,}(?:[\s'_-]+[A-Za-z]+)*|[A-Z]{2,}|[A-Za-z]+(?:[\s'-]+[A-Za-z]+){2,}")
+_PROSE = re.compile(r"(?<![\\a-zA-Z{])[a-zA-Z]{3,}[\s,]+(?:[a-zA-Z]{1,3}[\s,]+)?[a-zA-Z]{3,}(?![a-zA-Z(}])")
+"""Words of a sentence: math-verify would take a number out of them."""
 _LETTER_UNIT = re.compile(r"(-?\d[\d.,]*)\s+[mgshLJNWVAKTC]")
-"""The same with a space, where the other side has no letters."""
+"""A number and a letter, which is a unit where the other side has no letters."""
 _SIGNS = re.compile(r"\\(?:pm|mp)(?![a-zA-Z])")
 _CHOICE = re.compile(r"\(?([A-J])\)?(?:[.):]|\s|$).{0,200}", re.DOTALL)
 
@@ -98,15 +98,16 @@ def compare(gold: str, given: str, opinions: Opinions | None = None) -> tuple[Tr
     readings, sure = _readings(left), _readings(right, left)
     if readings and not sure and _LETTERS.fullmatch(right):
         return same(readings[0], [("text", right)]), "text"
-    truth: Truth = None
-    for one in readings:
-        for other in sure:
-            truth = _tried(one, other)
-            if truth:
-                return True, _tier(one, other)
-    if readings and sure:  # a second opinion: its no adds nothing
-        asked = _is_open(readings[0], sure[0]) and left.casefold() != right.casefold() and not _COUNTED.fullmatch(left)
-        return (True, "symbolic") if asked and opinions.of(left, right) else (truth, _tier(readings[0], sure[0]))
+    if bool(readings) != bool(sure):
+        readings, sure = readings or _last_side(left), sure or _last_side(right, left)
+    truths = [(_tried(one, other), _tier(one, other)) for one in readings for other in sure]
+    for truth, tier in truths:
+        if truth:
+            return True, tier
+    if truths:
+        return truths[-1]
+    if _PROSE.search(left) or _PROSE.search(right):
+        return False, "text"
     return opinions.of(left, right), "symbolic"
 
 
@@ -122,7 +123,8 @@ def _choice(gold: str, given: str) -> bool | None:
     a, b = _CHOICE.fullmatch(gold), _CHOICE.fullmatch(given)
     bare = re.compile(r"\(?([A-Ja-j])\)?")
     if a and bare.fullmatch(given):
-        return a.group(1) == given.strip("()").upper() if len(gold) > 1 or given.isupper() or "(" in given else None
+        return a.group(1) == given.strip("()").upper() if (
+            len(gold) > 1 or given.isupper() or "(" in given or gold in "ABCDE") else None
     if b and bare.fullmatch(gold) and (len(given) < 2 or not re.match(r"[A-J]\s*[-+*/^=<>_]", given)):
         return b.group(1) == gold.strip("()").upper() if gold.strip("()").isupper() else None
     return None
@@ -140,8 +142,8 @@ def _readings(text: str, gold: str | None = None) -> list[list[Node]]:
     if re.fullmatch(r"-?\d+,\d\d", text):  # the comma of other countries
         found.append(read(tokens(text.replace(",", "."))))
     bare = [re.sub(r"\\[a-zA-Z]+", "", one) for one in (gold or "", text)]
-    if "i" in bare[0] and "I" not in bare[0] and "i" not in bare[1]:
-        text = re.sub(r"(?<![a-zA-Z\\])I(?![a-zA-Z])|(?<=[a-z])I\b", "i", text)
+    if gold and "I" not in bare[0] and "i" not in bare[1]:
+        text = re.sub(r"(?<![a-zA-Z\\])I(?![a-zA-Z]{2})|(?<=[a-z])I\b", "i", text)
     for join in (True, False) if re.search(r"\d,\s?\d{3}(?!\d)", text) else (True,):
         try:
             pieces = tokens(text, join)
@@ -151,10 +153,14 @@ def _readings(text: str, gold: str | None = None) -> list[list[Node]]:
             found.append(items)
         except (UnreadableError, UndefinedError, RecursionError):
             continue
-    before, _, last = text.rpartition("=")
-    if not found and before.strip() and before.count("{") == before.count("}") and not re.search(r"[<>=]|\\[lg]eq?\b", last):
-        return _readings(last.strip(), gold)  # something = 1, where that something is not to be read
     return found
+
+
+def _last_side(text: str, gold: str | None = None) -> list[list[Node]]:
+    """Of something = 1 what stands last, where that something is not to be read."""
+    before, _, last = text.rpartition("=")
+    whole = before.strip() and before.count("{") == before.count("}") and not re.search(r"[<>]|\\[lg]eq?\b", text)
+    return _readings(last.strip(), gold) if whole else []
 
 
 def _tried(gold: list[Node], given: list[Node]) -> Truth:
@@ -162,16 +168,6 @@ def _tried(gold: list[Node], given: list[Node]) -> Truth:
         return same(gold, given)
     except (UndefinedError, RecursionError, OverflowError):
         return None
-
-
-def _is_open(gold: list[Node], given: list[Node]) -> bool:
-    """Whether math-verify may know better: not of two numbers, nor of a relation and a value, nor of a set and a tuple."""
-    kinds = [one[0][0] if len(one) == 1 else "seq" for one in (gold, given)]
-    constant = [kind not in ("seq", "rel", "matrix", "union", "text") and not symbols(one[0])
-                for kind, one in zip(kinds, (gold, given), strict=True)]
-    ordered = [len(one) == 1 and one[0][0] == "seq" and one[0][1] in ("(", "[") for one in (gold, given)]
-    return not all(constant) and (kinds[0] == "rel") == (kinds[1] == "rel") and (
-        ordered[0] == ordered[1] or "seq" not in (kinds[0], kinds[1]))
 
 
 def _tier(gold: list[Node], given: list[Node]) -> str:

@@ -5,6 +5,7 @@ A tuple in round or pointed brackets is a vector where a number multiplies it or
 
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 
 from groupwise.verify.cursor import Node
 from groupwise.verify.value import UndefinedError, exact, symbols
@@ -59,13 +60,17 @@ def _sum(left: Node, right: Node) -> Node | None:
 
 def _product(left: Node, right: Node) -> Node | None:
     for scalar, other in ((left, right), (right, left)):
-        if scalar[0] not in ("matrix", "seq", "rel", "union", "text"):
-            if other[0] == "matrix" or (_is_vector(other) and not symbols(scalar)):
-                return _each(other, lambda one, scalar=scalar: ("*", scalar, one))
+        if scalar[0] not in ("matrix", "seq", "rel", "union", "text") and (
+                other[0] == "matrix" or (_is_vector(other) and not symbols(scalar))):
+            return _each(other, partial(_times, scalar))
     if left[0] != "matrix" or right[0] != "matrix":
         return None
     return ("matrix", _multiplied(left[1], right[1])) if all(len(row) == len(right[1]) for row in left[1]) and (
         len({len(row) for row in right[1]}) == 1) and len(left[1]) <= 9 else None
+
+
+def _times(left: Node, right: Node) -> Node:
+    return ("*", left, right)
 
 
 def _multiplied(left: Rows, right: Rows) -> Rows:

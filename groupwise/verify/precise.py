@@ -1,7 +1,7 @@
 """The value of an expression to fifty digits, by mpmath: for what floating point cannot tell.
 
-That is: two values that differ in the twelfth digit, differences of nearly equal numbers, and what overflows. The operations are those
-of `groupwise.verify.value.numeric`, each bounded as there.
+That is: two values that differ in the twelfth digit, differences of nearly equal numbers, and what overflows. The operations are
+those of `groupwise.verify.value.numeric`, each bounded as there.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,6 +15,10 @@ _BITS = 200
 _LARGEST = 100_000
 """Natural logarithm of the largest value."""
 _CLOSE = 1e-40
+_DIRECT = ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "coth", "sech", "csch", "exp", "sqrt", "factorial",
+           "floor", "ceil")
+_GROWING = frozenset({*_DIRECT, "binom"}) - {"sqrt", "floor", "ceil"}
+"""Functions whose cost grows with their argument."""
 
 
 @cache
@@ -33,7 +37,7 @@ def agree(left: Node, right: Node, letters: Mapping[str, complex]) -> tuple[bool
         largest = max(abs(a), abs(b))
         if not context.isfinite(largest):
             raise UndefinedError("no finite value")
-        same = abs(a - b) <= _CLOSE * max(largest, 1e-20)
+        same = abs(a - b) <= _CLOSE * largest or (not (a and b) and largest < _CLOSE)
         return bool(same), all(abs(one.imag) <= _CLOSE * max(abs(one), 1e-20) for one in (a, b))
     except (ArithmeticError, ValueError, TypeError, RecursionError, NotImplementedError):
         raise UndefinedError("no finite value") from None
@@ -76,8 +80,7 @@ def _power(left: Any, right: Any, context: Any) -> Any:
 
 def _function(node: Node, letters: Mapping[str, complex], context: Any) -> Any:
     name, values = node[1], [_value(one, letters, context) for one in node[2:]]
-    if any(abs(one.real) > _LARGEST for one in values) and name not in ("abs", "sqrt", "cbrt", "ln", "log10", "floor", "ceil", "min",
-                                                                       "max"):
+    if name in _GROWING and any(abs(one.real) > _LARGEST for one in values):
         raise UndefinedError("too large")
     function = _functions(context).get(name)
     if function is None:
@@ -89,9 +92,8 @@ def _function(node: Node, letters: Mapping[str, complex], context: Any) -> Any:
 
 @cache
 def _functions(context: Any) -> dict[str, Callable[..., Any]]:
-    plain = {name: getattr(context, name) for name in (
-        "sin cos tan cot sec csc sinh cosh tanh coth sech csch exp sqrt factorial floor ceil binomial".split())}
-    inverse = {f"arc{name}": getattr(context, f"a{name}") for name in "sin cos tan sinh cosh tanh".split()}
+    plain = {name: getattr(context, name) for name in _DIRECT}
+    inverse = {f"arc{name}": getattr(context, f"a{name}") for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh")}
     others = {"ln": context.log, "log10": context.log10, "abs": abs, "min": min, "max": max, "binom": context.binomial,
               "cbrt": lambda z: _power(z, context.mpf(1) / 3, context)}
     return {**plain, **inverse, **others}

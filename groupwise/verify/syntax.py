@@ -45,8 +45,9 @@ def summed(parts: Sequence[Node]) -> Node | None:
     """3 hours and 20 minutes as one amount; None if the items are not amounts of one dimension in falling units."""
     scales = [scale(one[2]) for one in parts if one[0] == "unit"]
     sizes = [size for _, size in scales]
-    if not parts or len(scales) != len(parts) or any(one[0] != scales[0][0] for one in scales) or "things" in scales[0][0] or (
-            sizes != sorted(set(sizes), reverse=True)):
+    if not parts or len(scales) != len(parts) or sizes != sorted(set(sizes), reverse=True):
+        return None
+    if any(one[0] != scales[0][0] for one in scales) or {"things", "units"} & set(scales[0][0]):
         return None
     total = ZERO
     for one, size in zip(parts, sizes, strict=True):
@@ -67,7 +68,8 @@ class _Reader(Atoms):
             if self.wide:
                 groups.append([])
         groups = [one for one in groups if one]
-        if closing not in ((")", ")", "]"), ("]", ")", "]")) and len(groups) > 1 and len(groups[0]) > 1 and len({len(one) for one in groups}) == 1:  # 1,2;3,4 are two pairs
+        pairs = len(groups) > 1 and len(groups[0]) > 1 and len({len(one) for one in groups}) == 1  # 1,2;3,4
+        if pairs and closing not in ((")", ")", "]"), ("]", ")", "]")):
             return [("seq", "(", ")", one) for one in groups]
         return [one for group in groups for one in group]
 

@@ -39,7 +39,7 @@ _KNOWN: dict[str, tuple[Dimensions, Fraction]] = {
     for dimension, words in _TABLE.items()
     for names, size in re.findall(r"([^=]+)=(\S+)", words) for name in names.split()}
 _COUNTED = """
-    unit rpm rupee people person student point edge digit way integer meal ticket multiple square block side
+    rpm rupee people person student point edge digit way integer meal ticket multiple square block side
     solution child children boy girl man men woman women apple orange book car coin page piece item number percent
     trip game bushel cube vote ball marble card pencil word letter term face vertex vertices triangle pc kpc Mpc noon F
 """
@@ -63,10 +63,10 @@ def singular(word: str) -> str:
     >>> singular("inches"), singular("cm"), singular("Meters")
     ('inch', 'cm', 'meter')
     """
-    small = word if word in _PLAIN or word in _KNOWN else word.casefold()
+    small = word if word in _PLAIN or word in _KNOWN or len(word) == 1 else word.casefold()
     for ending in ("", "s", "es"):
         stem = small.removesuffix(ending) if ending else small
-        if stem in _KNOWN or stem in _PLAIN:
+        if stem in _KNOWN or stem in _PLAIN or stem == "unit":
             return stem
     return small
 
@@ -75,14 +75,14 @@ def is_unit(word: str) -> bool:
     """Whether a word, or all words of a phrase such as "square units" or "km per hour", are units."""
     words = _DROP.sub(" ", word.replace("/", " ").replace("-", " ")).split()
     bare = [re.sub(r"\^?\{?-?\d+\}?$", "", one) for one in words]
-    return all(singular(one) in _KNOWN or singular(one) in _PLAIN for one in bare if one)
+    return all(singular(one) in _KNOWN or singular(one) in _PLAIN or singular(one) == "unit" for one in bare if one)
 
 
 def scale(unit: str) -> tuple[Dimensions, Fraction]:
-    """The powers of the dimensions of a unit, and its size; words that count things are the dimension "things".
+    """The powers of the dimensions of a unit, and its size; words that count things are the dimension "things", others "units".
 
     >>> scale("km per hour") == ({"length": 1, "time": -1}, Fraction(5, 18)), scale("square units")[0]
-    (True, {'things': 2})
+    (True, {'units': 2})
     """
     powers, size = dict[str, int](), Fraction(1)
     below, ahead = 1, 1
@@ -95,7 +95,7 @@ def scale(unit: str) -> tuple[Dimensions, Fraction]:
         elif piece[0].isalpha():
             if _DROP.fullmatch(piece) and piece != "in":
                 continue
-            dimensions, each = _KNOWN.get(singular(piece), ({"things": 1}, Fraction(1)))
+            dimensions, each = _KNOWN.get(singular(piece), ({"things" if singular(piece) in _PLAIN else "units": 1}, Fraction(1)))
             size *= _multiplied(powers, dimensions, each, below * ahead)
             last, below, ahead = (dimensions, each, below * ahead), 1, 1
         elif last is not None:
