@@ -17,7 +17,7 @@ _WORDS = {"yes": "no", "no": "yes", "even": "odd", "odd": "even", "true": "false
 _OTHER = {r"\sin": r"\cos", r"\cos": r"\sin", r"\tan": r"\cot", r"\ln": r"\log_{10}", r"\log": r"\log_{7}", r"\cup": r"\cap",
           "<": ">", ">": "<", r"\le": "<", r"\ge": ">", r"\leq": "<", r"\geq": ">", r"\sqrt": r"\sqrt[3]", r"\binom": r"\frac"}
 _INTEGER = re.compile(r"-?\d{1,15}")
-_NO_TERM = re.compile(r"[,=<>:~|]|\\text|\\in|\\pm|\\infty|mod|\\mathrm|begin|\\cup|\\emptyset|[A-Z]")
+_NO_TERM = re.compile(r"[,=<>:~|]|\\approx|\\text|\\in|\\pm|\\infty|mod|\\mathrm|begin|\\cup|\\emptyset|[A-Z]")
 _LETTER = re.compile(r"(?<![a-zA-Z\\_{])[a-z](?![a-zA-Z])")
 
 
@@ -75,14 +75,14 @@ def other_unit(gold: str, rng: random.Random) -> str | None:
 
 def other_dimension(gold: str, _: random.Random) -> str | None:
     r"""Square units as cubic ones, and plain ones as square ones."""
-    if _UNIT.search(gold) is None or "^{-" in gold:
+    if _UNIT.search(gold) is None or "^{-" in gold or gold.endswith("."):
         return None
     powers = re.search(r"\^\s*\{?([23])\}?\s*$", gold)
     return gold[:powers.start()] + f"^{5 - int(powers[1])}" if powers else gold + "^2"
 
 
 def reciprocal(gold: str, _: random.Random) -> str | None:
-    return rf"\frac{{1}}{{{gold}}}" if _INTEGER.fullmatch(gold) and gold not in ("0", "1", "-1") else None
+    return rf"\frac{{1}}{{{gold}}}" if _INTEGER.fullmatch(gold) and abs(int(gold)) > 1 else None
 
 
 def halved(gold: str, rng: random.Random) -> str | None:
@@ -175,19 +175,19 @@ def transposed(gold: str, _: random.Random) -> str | None:
         return None
     rows = [[one.strip() for one in row.split("&")] for row in found[2].strip().removesuffix(r"\\").split(r"\\")]
     columns = [list(column) for column in zip(*rows, strict=False)]
-    if len({len(row) for row in rows}) > 1 or rows == columns or len(rows) == 1 or len(rows[0]) == 1:
+    if "phantom" in gold or len({len(row) for row in rows}) > 1 or rows == columns or len(rows) == 1 or len(rows[0]) == 1:
         return None
     return found[1] + r" \\ ".join(" & ".join(column) for column in columns) + found[3]
 
 
 def as_determinant(gold: str, _: random.Random) -> str | None:
-    return gold.replace("pmatrix", "vmatrix").replace("bmatrix", "vmatrix") if re.match(r"\\begin\{[pb]matrix\}", gold) and (
-        gold.count("&") == gold.count(r"\\") == 2 or gold.count(r"\\") == 1) else None
+    square = re.match(r"\\begin\{[pb]matrix\}(?!.*phantom)", gold) and gold.count(r"\\") in (1, 2)
+    return re.sub("[pb]matrix", "vmatrix", gold) if square else None
 
 
 def other_base(gold: str, _: random.Random) -> str | None:
     found = re.fullmatch(r"([\dA-F]+)_\{?(\d+)\}?", gold)
-    return f"{found[1]}_{{{int(found[2]) + 1}}}" if found else None
+    return f"{found[1]}_{{{int(found[2]) + 1}}}" if found and len(found[1]) > 1 else None
 
 
 def other_word(gold: str, _: random.Random) -> str | None:

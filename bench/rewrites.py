@@ -131,14 +131,14 @@ def inverse(gold: str, _: random.Random) -> str | None:
 
 def rounded(gold: str, _: random.Random) -> str | None:
     parts = _fraction(gold)
-    if parts is None or not parts[2] or not 10 ** 6 % Fraction(parts[1], parts[2]).denominator:
+    if parts is None or not parts[2] or not 10 ** 6 % Fraction(parts[1], parts[2]).denominator or parts[1] > 1000 * parts[2]:
         return None
     return f"{parts[0]}{parts[1] / parts[2]:.2f}"
 
 
 def other_number(gold: str, rng: random.Random) -> str | None:
     places = list(re.finditer(r"(?<![\d.])\d{1,6}(?![\d.])", gold))
-    if not places or _INTEGER.fullmatch(gold) or r"\text" in gold or re.search(r"[a-zA-Z]_|mod|[|]|!",
+    if not places or _INTEGER.fullmatch(gold) or r"\text" in gold or re.search(r"[a-zA-Z]_|mod|binom|[|]|!",
                                                                                gold) or gold.count("=") > 1:
         return None
     one = rng.choice(places)

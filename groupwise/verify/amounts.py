@@ -31,6 +31,8 @@ _FEW = 3
 
 def amounts(gold: Node, given: Node) -> Truth:
     """Two expressions, with their units and percent signs."""
+    gold, given = ((one[1][0], ("neg", one[1][1]), *one[1][2:]) if one[0] == "neg" and one[1][0] in ("unit", "deg") else one
+                   for one in (gold, given))
     if gold[0] in ("unit", "deg") and given[0] in ("unit", "deg"):
         return _measured(*((one[0] == "deg" and ("unit", one[1], "degree")) or one for one in (gold, given)))
     if "deg" in (gold[0], given[0]) and _turned(gold, given):

@@ -70,6 +70,8 @@ class Cursor:
         if kind == "text":  # after a number any noun: 81\\text{ teachers}
             counted = self.at > 0 and self.kind(-1) == "number" and self.kind(1) == "" and _NOUN.fullmatch(text) is not None
             return bool(text.strip()) and (counted or is_unit(text))
+        if kind == "word" and text == "min" and self.at and self.kind(-1) == "number" and self.peek(1) not in ("(", "{"):
+            return True
         if kind != "word" or text in FUNCTIONS or text.casefold() in ("and", "or") or len(text) < 2:
             return False
         return is_unit(text) or text.casefold() in ("square", "cubic", "sq", "per")

@@ -70,7 +70,7 @@ def _same(left: Node, right: Node) -> Truth:
     if "mod" in (left[0], right[0]):
         return _classes(left, right)
     if left[0] == right[0] and left[0] in _SETS[1:]:
-        return _all(_same(a, b) for a, b in zip(left[1:], right[1:], strict=True))
+        return _unordered(left[1:], right[1:]) if left[0] == r"\cap" else _all(map(_same, left[1:], right[1:]))
     if left[0] == "union" or right[0] == "union":
         return _unordered(_parts(left), _parts(right))
     if left[0] == "seq" or right[0] == "seq":
@@ -118,7 +118,8 @@ def _sequences(left: Node, right: Node) -> Truth:
         return len(ratio[3]) == 2 and _same(("/", *ratio[3]), other)
     if left[0] != "seq" or right[0] != "seq":  # {5} and 5; a list of equal things
         one, other = (left, right) if left[0] == "seq" else (right, left)
-        return _same(one[3][0], other) if len(one[3]) == 1 else (False if one[3] else other == ("const", "empty"))
+        items = _distinct(one[3]) if one[1] == "" else one[3]
+        return _same(items[0], other) if len(items) == 1 else (False if items else other == ("const", "empty"))
     items, others = left[3], right[3]
     named, mapped = assigned(items), assigned(others)
     if named and mapped and len(named) == len(items) and len(mapped) == len(others):
@@ -190,6 +191,8 @@ def _matrices(left: Node, right: Node) -> Truth:
             return False
         return _all(_same(x, y) for p, q in zip(a, b, strict=True) for x, y in zip(p, q, strict=True))
     matrix, other = (left[1], right) if left[0] == "matrix" else (right[1], left)
+    if other[0] == "seq" and len(matrix) == len(other[3]) > 1 and all(one[0] == "seq" for one in other[3]):  # [[1, 2], [3, 4]]
+        return _same(("matrix", matrix), ("matrix", [one[3] for one in other[3]]))
     if other[0] == "seq" and len(other[3]) == 1 and other[3][0][0] == "matrix":  # a set of one matrix
         return _same(("matrix", matrix), other[3][0])
     if other[0] == "seq" and (len(matrix) == 1 or all(len(row) == 1 for row in matrix)):

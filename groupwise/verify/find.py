@@ -51,6 +51,9 @@ _NUMBER = re.compile(
 _CONCLUDES = re.compile(r"=|\b(?:is|are|was|were|be|equals?|therefore|thus|so|hence|total|get|gets|have|has|gives?|makes?|needs?"
                         r"|left|by|answer|result|finally|only)\b|≈|\\approx|:", re.IGNORECASE)
 _SAYS = re.compile(r"\b(?:is|are|was|so|thus|hence|get|be|not)\b", re.IGNORECASE)
+_ASKS = re.compile(r"^\W*(?:compute|find|evaluate|simplify|determine|calculate|what|how|express|solve|convert|expand|factor"
+                   r"|let us|let's|now we|next|we (?:need|must|have) to)\b|\?\W*$", re.IGNORECASE)
+"""A sentence that states a problem or a plan concludes nothing."""
 _WORD = re.compile(r"(?<![\\a-zA-Z])(?!(?:sin|cos|tan|sqrt|log|exp|and|frac|text|left|right)\b)[a-zA-Z]{2,}")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z\\$(])|\n+")
 _CHOICE = re.compile(r"(?:answer is(?: \w+){1,3} (?=[A-HJ][,.;)]|[A-HJ]$)"
@@ -156,6 +159,7 @@ def _line(text: str) -> str | None:
 
 def _readings(line: str) -> Iterator[str]:
     """An answer's line as it is, its formulas, and its first clause."""
+    line = re.sub(r"\$(\^[^$]{1,10})\$", r"\1", line)
     clause = _clause(line)
     if stated := list(_STATES.finditer(clause)):
         line = clause = clause[stated[-1].end():]
@@ -202,10 +206,16 @@ def _unmarked(text: str) -> Iterator[Found]:
         return
     if r"\boxed" in end or "<answer>" in end:  # begun and not closed, or a placeholder: nothing else of it is an answer
         return
-    if len(end) <= 200 and "\n" not in end and len(_WORD.findall(end)) <= 2 and not _SAYS.search(end):
+    if len(end) <= 200 and "\n" not in end and len(_WORD.findall(end)) <= 2 and not (_SAYS.search(end) or _ASKS.search(end)):
         yield Found("last", end)
+        if re.search(r",\s|;|\b(?:and|or)\b", end):  # of several answers the last is not the answer
+            return
     sentence = next((s for s in reversed(_SENTENCE.split(end)) if s.strip(" *$.`\\")), "")
     formulas = _formulas(end)
+    shown = max((found.start() for found in _FORMULA.finditer(end)), default=0)
+    before = next((s for s in reversed(_SENTENCE.split(end[:shown])) if s.strip()), "")
+    if _ASKS.search(sentence) or (formulas and _ASKS.search(before)):
+        return
     after = end[max((found.end() for found in _FORMULA.finditer(end)), default=0):]
     if formulas and not (_NUMBER.search(after) and _CONCLUDES.search(after)):
         spans = list(_FORMULA.finditer(end))

@@ -1,6 +1,7 @@
 r"""What an answer is called: x = 5, f(x) = 5, S = 5, x \in S, and lists of such."""
 
 from collections.abc import Sequence
+from fractions import Fraction
 
 from groupwise.verify.cursor import Node
 from groupwise.verify.value import symbols
@@ -36,6 +37,8 @@ def is_label(side: Node) -> bool:
         return True
     if side[0] == "seq":
         return all(one[0] == "sym" for one in side[3])
+    if side[0] == "*" and side[1][0] == "^" and side[1][2] == ("neg", ("num", Fraction(1), 0)):  # the inverse of f
+        return side[1][1][0] == "sym" and side[1][1][1] in "fghFGH"
     return side[0] == "*" and side[1][0] == "sym" and (side[2][0] in ("sym", "seq", "num")) and side[1][1] in "fghFGHPVASTyC"
 
 

@@ -11,6 +11,8 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
+from groupwise.verify.units import worded
+
 LONGEST = 2000
 """Characters of an answer that is read as mathematics; longer ones are compared as text only."""
 
@@ -84,7 +86,12 @@ _MODULO = re.compile(r"\(\s*(?:\\(?:text|mathrm|operatorname)\{\s*)?mod\b\s*\}?\
 _PERCENT = re.compile(r"(?<=\d)\s*(?:\\text\{\s*)?(?:pct|per\s?cent(?:age)?(?: points?)?)\b\.?(?:\s*\})?")
 _PHRASES = ((re.compile(r"(?:there (?:are|is) )?no (?:real )?(?:solutions?|roots?)(?: exists?)?|none|(?:the )?empty set",
                         re.IGNORECASE), r"\emptyset"),
-            (re.compile(r"(?:all|any|every|the) real(?: number)?s?(?: x)?", re.IGNORECASE), r"\mathbb{R}"))
+            (re.compile(r"(?:all|any|every|the) real(?: number)?s?(?: x)?", re.IGNORECASE), r"\mathbb{R}"),
+            (re.compile(r"(?:all|any|every|the) integers?(?: [xn])?", re.IGNORECASE), r"\mathbb{Z}"),
+            (re.compile(r"DNE|(?:it |the limit )?does not exist", re.IGNORECASE), "DNE"))
+_TIMES = re.compile(r"(?<=\d)\s*x\s*(?=10\s*\^)")
+"""The letter as a sign: 2.5 x 10^3."""
+_TO = re.compile(r"(\d+)\s*(?:\\text\{)?\s*to\s*\}?\s*(\d+)")
 _CLOCK = re.compile(r"(?<=\d)\s*(?:\\(?:text|mathrm)\{\s*)?([ap])\.\s?m\b\.?\s*\}?", re.IGNORECASE)
 _WHOLLY = re.compile(r"\\(?:text|textbf|textit|mathrm)\{([^{}\\]*)\}")
 
@@ -98,13 +105,15 @@ def spelled(text: str) -> str:
     text = re.sub(r"\\\\(?=[a-zA-Z])(?![a-zA-Z]*\s*[&\\])", r"\\", text) if r"\begin" not in text else text
     text = _GONE.sub(lambda m: "" if m.group() == r"\!" else " ", _GROUPS.sub("", text))
     text = re.sub(r"^\s*(?:\\approx|=)(?![a-zA-Z=])", "", text)
-    text = _CONDITION.sub("", _BUILDER.sub(r"\1", text.strip().rstrip(".")))
+    text = _BUILDER.sub(r"\1", _TIMES.sub("*", text.strip().rstrip(".")))
+    text = _CONDITION.sub("", text) or text
     text = _PERCENT.sub(r"\%", _UNITS.sub(_unit, text))
     text = _CLOCK.sub(r"\\text{ \1m}", text)
     exact, about, rest = text.partition(r"\approx")
     text = (exact if re.search(r"\d", exact) else exact + "=" + rest) if about else text
     text = found.group(1) if (found := _WHOLLY.fullmatch(text.strip())) else text
     text = text.strip().strip("`").rstrip(".,;: \n").strip()
+    text = f"{ratio[1]}:{ratio[2]}" if (ratio := _TO.fullmatch(text)) else worded(text) or text
     return next((meant for phrase, meant in _PHRASES if phrase.fullmatch(text)), text)
 
 
@@ -183,7 +192,7 @@ def _aside(name: str, text: str, at: int) -> tuple[str, str, int]:
         return "command", "\\mathbb" + inside.strip(), found.end()
     if inside.strip() in _NAMES and name not in _SPOKEN:
         return "word", inside.strip(), found.end()
-    letter = name not in _SPOKEN and len(inside) == 1
+    letter = name not in _SPOKEN and len(inside) == 1 and inside.isalpha()
     if letter and (inside not in "mgshLJNWVAKT" or not text[:at].rstrip().removesuffix("\\" + name).rstrip()[-1:].isdigit()):
         return "word", inside, found.end()
     if re.fullmatch(r"\s*[-+]?[\d.,/]+\s*", inside):  # \text{42}

@@ -23,6 +23,7 @@ from groupwise.verify.markup import LONGEST, UnreadableError, spelled, tokens
 from groupwise.verify.opinion import Opinions
 from groupwise.verify.syntax import read
 from groupwise.verify.text import answers, plain_latex
+from groupwise.verify.units import is_unit
 from groupwise.verify.value import UndefinedError
 
 VERSION = "math/3"
@@ -30,8 +31,9 @@ VERSION = "math/3"
 _LETTERS = re.compile(r"[A-Za-z]{3,}(?:[\s'_-]+[A-Za-z]+)*|[A-Z]{2,}|[A-Za-z]+(?:[\s'-]+[A-Za-z]+){2,}")
 _PROSE = re.compile(r"(?<![\\a-zA-Z{])[a-zA-Z]{3,}[\s,]+(?:[a-zA-Z]{1,3}[\s,]+)?[a-zA-Z]{3,}(?![a-zA-Z(}])")
 """Words of a sentence: math-verify would take a number out of them."""
-_LETTER_UNIT = re.compile(r"(-?\d[\d.,]*)\s+[mgshLJNWVAKTC]")
-"""A number and a letter, which is a unit where the other side has no letters."""
+_LETTER_UNIT = re.compile(r"(-?\d[\d.,]*)\s+([mgshLJNWVAKTC](?:\^\{?[23]\}?)?)")
+"""A number and a letter, which is a unit where the other side is a number, perhaps with a unit."""
+_AMOUNT = re.compile(r"[-\d.,{}\s/]*(?:\\d?frac[\d{}]+)?(?:\\(?:text|mathrm)\{)?([a-zA-Z /]*)\}?(?:\^\{?[23]\}?)?")
 _SIGNS = re.compile(r"\\(?:pm|mp)(?![a-zA-Z])")
 _CHOICE = re.compile(r"\(?([A-J])\)?(?:[.):]|\s|$).{0,200}", re.DOTALL)
 
@@ -120,6 +122,7 @@ def plain(text: str) -> str:
 def _choice(gold: str, given: str) -> bool | None:
     """Multiple choice: a letter, perhaps in brackets and with the option's text behind it; None if it is something else."""
     gold, given = (re.sub(r"\\(?:text|mathrm|textbf|mathbf)\s*\{([^{}]*)\}", r"\1", one).strip(" .*") for one in (gold, given))
+    gold, given = (re.sub(r"^(?:option|choice)\s+(?=\(?[A-J]\)?$)", "", one, flags=re.IGNORECASE) for one in (gold, given))
     a, b = _CHOICE.fullmatch(gold), _CHOICE.fullmatch(given)
     bare = re.compile(r"\(?([A-Ja-j])\)?")
     if a and bare.fullmatch(given):
@@ -131,9 +134,9 @@ def _choice(gold: str, given: str) -> bool | None:
 
 
 def _unmeasured(text: str, other: str) -> str:
-    """5 m as 5, where the other side has no letters that could be meant."""
-    found = None if re.search("[a-zA-Z]", other) else _LETTER_UNIT.fullmatch(text)
-    return found[1] if found else text
+    """5 m with its unit marked as such, where the other side has no letter that could be meant."""
+    found, amount = _LETTER_UNIT.fullmatch(text), _AMOUNT.fullmatch(other)
+    return rf"{found[1]}\text{{ {found[2]}}}" if found and amount and is_unit(amount[1]) else text
 
 
 def _readings(text: str, gold: str | None = None) -> list[list[Node]]:

@@ -39,7 +39,7 @@ def agree(left: Node, right: Node, letters: Mapping[str, complex]) -> tuple[bool
             raise UndefinedError("no finite value")
         same = abs(a - b) <= _CLOSE * largest or (not (a and b) and largest < _CLOSE)
         return bool(same), all(abs(one.imag) <= _CLOSE * max(abs(one), 1e-20) for one in (a, b))
-    except (ArithmeticError, ValueError, TypeError, RecursionError, NotImplementedError):
+    except (ArithmeticError, ValueError, TypeError, RuntimeError):
         raise UndefinedError("no finite value") from None
 
 
