@@ -118,7 +118,7 @@ def _sequences(left: Node, right: Node) -> Truth:
         return len(ratio[3]) == 2 and _same(("/", *ratio[3]), other)
     if left[0] != "seq" or right[0] != "seq":  # {5} and 5; a list of equal things
         one, other = (left, right) if left[0] == "seq" else (right, left)
-        items = _distinct(one[3]) if one[1] == "" else one[3]
+        items = _distinct(one[3]) if one is right and not one[1] else one[3]
         return _same(items[0], other) if len(items) == 1 else (False if items else other == ("const", "empty"))
     items, others = left[3], right[3]
     named, mapped = assigned(items), assigned(others)
