@@ -178,7 +178,8 @@ def test_where_the_answer_stands(text, found):
     assert next((one.text for one in answers_in(text)), None) == found
 
 
-@pytest.mark.parametrize("text", ["1, 2", "x=1, x=2", r"\boxed{1} or \boxed{2}", "The answer is $1$ or maybe $2$.", "1 or 2"])
+@pytest.mark.parametrize("text", ["1, 2", "x=1, x=2", r"\boxed{1} or \boxed{2}", "The answer is $1$ or maybe $2$.", "1 or 2",
+                                  r"<answer>\pm 1</answer>", "<answer>-(1)</answer>", r"<answer>1\pi</answer>"])
 def test_of_several_answers_none_is_taken(text):
     assert not math(text, "1", {}).correct
     assert not math(text, "2", {}).correct

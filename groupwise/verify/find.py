@@ -48,6 +48,8 @@ _PLACEHOLDER = re.compile(
 _NUMBER = re.compile(
     r"(?:(?<![\w)\]}])[-−+])?\\?\$?(?:\\[dt]?frac\{-?\d{1,40}\}\{\d{1,40}\}|(?:\d{1,3}(?:(?:,|\{,\})\d{3})+(?!\d)|\d+)(?:\.\d+)?"
     r"(?:[eE][-+]?\d{1,3}(?!\d)|\s?/\s?\d+)?|\.\d+)(?:\s?\\?%)?")
+_MORE = re.compile(r"[-+*/^_=<>{}\\]|\((?![A-J]\))")
+"""What makes a number a part of a formula: it is not the answer by itself."""
 _CONCLUDES = re.compile(r"=|\b(?:is|are|was|were|be|equals?|therefore|thus|so|hence|total|get|gets|have|has|gives?|makes?|needs?"
                         r"|left|by|answer|result|finally|only)\b|≈|\\approx|:", re.IGNORECASE)
 _SAYS = re.compile(r"\b(?:is|are|was|so|thus|hence|get|be|not)\b", re.IGNORECASE)
@@ -177,7 +179,7 @@ def _readings(line: str) -> Iterator[str]:
     if clause and not formulas:
         yield clause
         number = [m.group() for m in _NUMBER.finditer(clause)]
-        if len(number) == 1 and number[0] != clause:
+        if len(number) == 1 and number[0] != clause and not _MORE.search(clause.replace(number[0], "", 1)):
             yield number[0]
         elif "=" in clause:
             yield clause.rsplit("=", 1)[1]

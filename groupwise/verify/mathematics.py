@@ -26,7 +26,7 @@ from groupwise.verify.text import answers, plain_latex
 from groupwise.verify.units import is_unit
 from groupwise.verify.value import UndefinedError
 
-VERSION = "math/3"
+VERSION = "math/4"
 """Changes with any verdict of `math`."""
 _LETTERS = re.compile(r"[A-Za-z]{3,}(?:[\s'_-]+[A-Za-z]+)*|[A-Z]{2,}|[A-Za-z]+(?:[\s'-]+[A-Za-z]+){2,}")
 _PROSE = re.compile(r"(?<![\\a-zA-Z{])[a-zA-Z]{3,}[\s,]+(?:[a-zA-Z]{1,3}[\s,]+)?[a-zA-Z]{3,}(?![a-zA-Z(}])")
