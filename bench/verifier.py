@@ -4,8 +4,8 @@
 
 Sets: the pairs of public test suites in bench/data/answer_pairs.jsonl (docs/verifiers.md says where they come from), each part by
 itself: the verifier was built on "open", "second" and "third"; "fresh" was graded once, when it was ready. With a folder of
-references (math_test.jsonl ...) also answers made of them by the rules of bench/rewrites.py. Every grader runs in the same pool of one
-worker and is given the same lines; docs/verifiers.md holds the tables.
+references (math_test.jsonl ...) also answers made of them by the rules of bench/rewrites.py. Every grader runs in the same pool
+of one worker and is given the same lines; docs/verifiers.md holds the tables.
 """
 
 import argparse
