@@ -45,6 +45,7 @@ SCENARIOS = {
     "grpo": {"method": "grpo", "method_args": {"kl": 0.1}, "updates_per_batch": 2, "schedule": "cosine"},
     "workers": {"workers": 2},
     "lora": {"lora_rank": 4, "method": "grpo", "method_args": {"kl": 0.1}, "checkpointing": True},
+    "ahead": {"max_staleness": 1, "method": "dapo", "task": "run_tasks:parity"},
     "kernels": {"compute": "auto", "threads": 2},  # modules where there is no compiler
 }
 

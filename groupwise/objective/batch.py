@@ -133,9 +133,10 @@ class Batch:
         return self.take(np.flatnonzero(wanted))
 
 
-def pack(groups: Sequence[Group], *, default: Behaviour = "self", dtype: torch.dtype = torch.float32,
+def pack(groups: Sequence[Group], *, default: Behaviour = "self", version: int = 0, dtype: torch.dtype = torch.float32,
          device: str = "cpu") -> Batch:
-    """The flat batch of groups; `default` is the behaviour of tokens that do not name their own.
+    """The flat batch of groups; `default` is the behaviour of tokens that do not name their own and are not older than `version`
+    of the weights; older ones are `recorded`.
 
     Keys: `turn` and `state` over segments (within the group; a segment of unknown state is alone), `role` over episodes
     (within the group), `policy` over episodes.
@@ -154,7 +155,9 @@ def pack(groups: Sequence[Group], *, default: Behaviour = "self", dtype: torch.d
         raise ObjectiveError("no rollout has a token: nothing to train on")
     layout = _layout(rows, of, episodes, len(groups))
     behaviour = _tags([row.behaviour for row in rows])
-    behaviour[behaviour == BEHAVIOURS.index("default")] = BEHAVIOURS.index(default)
+    versions, free = _tags([row.version for row in rows]), behaviour == BEHAVIOURS.index("default")
+    behaviour[free] = BEHAVIOURS.index(default)
+    behaviour[free & (versions >= 0) & (versions < version)] = BEHAVIOURS.index("recorded")
     counted = behaviour != BEHAVIOURS.index("none")
     masked = np.array([rollout.masked for _, rollout in episodes])[layout.ids("token", "episode")]
     logp = np.fromiter(chain.from_iterable([row.engine_logp for row in rows]), dtype=np.float64)
@@ -162,7 +165,7 @@ def pack(groups: Sequence[Group], *, default: Behaviour = "self", dtype: torch.d
         layout=layout, contexts=tuple([row.context.tokens for row in rows]),
         tokens=_tensor(np.fromiter(chain.from_iterable([row.tokens for row in rows]), dtype=np.int64), device),
         counted=_tensor(counted, device), loss_mask=_tensor(counted & ~masked, device), behaviour=_tensor(behaviour, device),
-        version=_tensor(_tags([row.version for row in rows]), device),
+        version=_tensor(versions, device),
         columns={"engine_logp": _tensor(logp, device).to(dtype)}, extras=_extras(rows, device),
         context_extras=_context_extras(rows),
         policy=tuple([rollout.episode.policy for _, rollout in episodes]))

@@ -1,6 +1,7 @@
 """From settings to a job: everything a run needs, checked before any work starts."""
 
 import contextlib
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +21,7 @@ from groupwise.engines.native import Native
 from groupwise.engines.whole import Whole, uncached
 from groupwise.errors import ConfigError, DataError
 from groupwise.kernels.build import Library, find
-from groupwise.kernels.library import Compiled, unsupported
+from groupwise.kernels.library import CHUNK_ROWS, Compiled, unsupported
 from groupwise.learner.compiled import KernelScorer
 from groupwise.learner.learner import Learner
 from groupwise.learner.settings import Compile
@@ -33,7 +34,7 @@ from groupwise.models.template import Template, fill, spelled, template
 from groupwise.run.collect import Sampler
 from groupwise.run.compose import method_of
 from groupwise.run.grade import Grader
-from groupwise.run.learning import Share, learner_of, rates, scale_of
+from groupwise.run.learning import rates, scale_of, shared_learner
 from groupwise.run.link import number
 from groupwise.run.look import generated
 from groupwise.run.machine import SMALL, device_of, with_threads
@@ -43,7 +44,8 @@ from groupwise.run.ranks import Ranks
 from groupwise.run.rewards import check_weights, named
 from groupwise.run.settings import LearnerSettings, Run
 from groupwise.run.watch import Watch
-from groupwise.run.workers import Setup, Split, Workers
+from groupwise.run.workers import Split, Workers
+from groupwise.sampling.intervention import Intervention
 from groupwise.tasks import make
 from groupwise.tasks.task import Task
 from groupwise.verify import check_ready
@@ -125,7 +127,8 @@ def assemble(run: Run, folder: Path, weights: Path | None = None) -> Job:
         raise ConfigError(f"the model holds {context} positions and max_tokens is {run.sampling.max_tokens}, which leaves no "
                           "room for a prompt: lower --max-tokens")
     with contextlib.ExitStack() as opening:
-        learner, workers = _learner(opening, run, policy, method, base, weights, library)
+        compile = compiler(library, run.learner.threads, run.learner.dtype)
+        learner, workers = shared_learner(opening, run, policy, method, base, weights, compile)
         grader = opening.enter_context(
             Grader(task.verifier, run.rewards, weights=run.reward_weights, workers=run.verify_workers,
                    deadline=run.verify_deadline, device=device))
@@ -140,19 +143,6 @@ def assemble(run: Run, folder: Path, weights: Path | None = None) -> Job:
     return job
 
 
-def _learner(opening: contextlib.ExitStack, run: Run, policy: Policy, method: Method, base: str | Path, weights: Path | None,
-             library: Library | str) -> tuple[Learner, Workers | Ranks]:
-    """The learner, and the processes that share its work, which get ready while the rest is made."""
-    own, place = run.learner, str(weights) if weights else None
-    if own.parallel == "fsdp2":
-        ranks = opening.enter_context(Ranks(own.ranks, own.threads, own.device))
-        return Share(run, str(base), place).first(ranks, method, policy), ranks
-    workers = opening.enter_context(Workers(own.workers, own.threads))
-    learner = learner_of(run, policy, method, base, compiler(library, own.threads, own.dtype), workers)
-    workers.join(learner, Setup(run, str(base), place), method.objective)
-    return learner, workers
-
-
 def _job(run: Run, folder: Path, task: Task, method: Method, learner: Learner, grader: Grader, workers: Workers | Ranks,
          context: int) -> Job:
     """The prompts, the engine and the sampler, around what is there."""
@@ -160,8 +150,12 @@ def _job(run: Run, folder: Path, task: Task, method: Method, learner: Learner, g
     policy = learner.policy
     given = {"training": task.train, "held-out": task.heldout[: run.eval_prompts]}
     prompts, heldout = (_fitting(run, part, policy, context) for part in given.values())
-    engine = engine_of(policy, learner.scorer.compiled if isinstance(learner.scorer, KernelScorer) else None,
-                       workers if isinstance(workers, Workers) else None)
+    compiled = learner.scorer.compiled if isinstance(learner.scorer, KernelScorer) else None
+    if run.max_staleness:  # the engine goes on with older weights while the learner changes its own
+        _check_ahead(run, method)
+        policy = copy.deepcopy(policy)
+        compiled = compiled and Compiled(policy.model, compiled.library, threads=compiled.threads, narrow=compiled.narrow)
+    engine = engine_of(policy, compiled, workers)
     engine.max_rows = most_rows(run)
     sampler = Sampler(method, engine, grader, policy, prompts, sampling, prompts_per_step=run.prompts_per_step,
                       group_size=run.group_size, seed=run.seed, environment=task.environment, learner=learner,
@@ -175,6 +169,23 @@ def _job(run: Run, folder: Path, task: Task, method: Method, learner: Learner, g
     watch = Watch(run, rates(run, method), scale_of(adapter.trained(policy.model).values()))
     return Job(run, folder, replace(task, train=prompts), heldout, method, policy, learner, engine, sampler, grader, workers,
                method.state(), sampling, notes, watch)
+
+
+def _check_ahead(run: Run, method: Method) -> None:
+    """ConfigError: what cannot be sampled ahead of the learner."""
+    asked = f"max_staleness={run.max_staleness}"
+    if run.learner.workers > 1:
+        raise ConfigError(f"{asked} and workers={run.learner.workers}: sampling ahead takes the place of sharing one model among "
+                          "processes; take workers=1")
+    if run.learner.device != "cpu":
+        raise ConfigError(f"{asked} on {run.learner.device}: the engine in this process would take turns with the learner on one "
+                          "device, and nothing would overlap; leave it at 0")
+    if run.learner.quantise != "none":
+        raise ConfigError(f"{asked} and quantise={run.learner.quantise}: the engine needs a copy of the weights, which quantised "
+                          "ones do not allow; leave one of them off")
+    if any(type(one).after_score is not Intervention.after_score for one in method.intervene):
+        raise ConfigError(f"{asked} and the method {run.method!r}: its intervention may ask the learner for log-probs while that "
+                          "is at work on another batch; leave it at 0")
 
 
 def form_of(run: Run) -> Template:
@@ -222,7 +233,7 @@ def compiler(library: Library | str, threads: int, dtype: str) -> Compile | None
     return partial(Compiled, library=library, threads=threads, narrow=narrow)
 
 
-def engine_of(policy: Policy, compiled: Compiled | None = None, workers: Workers | None = None) -> Native:
+def engine_of(policy: Policy, compiled: Compiled | None = None, workers: Workers | Ranks | None = None) -> Native:
     """The engine that samples from a policy: by kernels if it is in them, with other processes if there are any, on a GPU by
     captured steps; a model that these cannot cache is run whole for every token.
     """
@@ -231,7 +242,7 @@ def engine_of(policy: Policy, compiled: Compiled | None = None, workers: Workers
     trunk = Trunk(policy.model, head_float32=policy.head_float32)
     if reason := uncached(policy, trunk):
         return Whole(policy, reason, max_rows=MOST_ROWS, trunk=trunk)
-    if workers is not None and workers.size > 1:
+    if isinstance(workers, Workers) and workers.size > 1:
         return Split(policy, workers, max_rows=MOST_ROWS)
     on_gpu = next(policy.model.parameters()).is_cuda
     return (Graphs if on_gpu else Native)(policy, max_rows=MOST_ROWS, trunk=trunk)
@@ -245,7 +256,7 @@ def most_rows(run: Run) -> int:
 def _filled(run: Run, task: Task, policy: Policy, device: str, library: Library | str, form: Template) -> Run:
     """The settings with everything that was left to the task, the model or the machine filled in."""
     kernels, parameters = isinstance(library, Library), sum(p.numel() for p in policy.model.parameters())
-    if run.learner.quantise != "none":
+    if run.learner.quantise != "none" or (run.max_staleness and not run.learner.workers):
         run = replace(run, learner=replace(run.learner, workers=1))
     if run.learner.parallel == "fsdp2":
         run = replace(run, learner=replace(run.learner, ranks=number(run.learner.ranks, device)))
@@ -253,7 +264,8 @@ def _filled(run: Run, task: Task, policy: Policy, device: str, library: Library 
     torch.set_num_threads(run.learner.threads if parameters >= SMALL or not kernels else 1)
     sampling = replace(run.sampling, max_tokens=run.sampling.max_tokens or task.max_tokens,
                        stop=run.sampling.stop or form.stop)
-    micro = run.learner.micro_tokens or (16384 if device != "cpu" else 1280 if kernels else 1024)
+    usual = 16384 if device != "cpu" else CHUNK_ROWS * max(2, run.learner.threads) if kernels else 1024
+    micro = run.learner.micro_tokens or usual
     dtype = run.learner.dtype
     if dtype == "auto":
         dtype = "bfloat16" if isinstance(library, Library) and library.kind.narrow else run.learner.weights

@@ -25,7 +25,8 @@ from groupwise.sampling.history import History
 @dataclass
 class Tally:
     """What collecting one step came to: all groups drawn, the rollouts that abstained in them, why groups were refused, tokens by
-    purpose, seconds by phase. `marks` are the special tokens that do not end a completion.
+    purpose, seconds by phase. `marks` are the special tokens that do not end a completion; `lags` says of tokens to train on how
+    many versions old they are, as (versions, tokens), where sampling is ahead of learning.
     """
 
     marks: frozenset[int] = frozenset()
@@ -36,6 +37,7 @@ class Tally:
     surplus: int = 0
     budget: Budget = field(default_factory=Budget)
     seconds: dict[str, float] = field(default_factory=lambda: {"generate": 0.0, "verify": 0.0})
+    lags: list[tuple[int, int]] = field(default_factory=list)
 
     def scored(self, columns: Iterable[str], tokens: int) -> None:
         """Charge scoring passes: so many tokens for each column."""
@@ -81,6 +83,12 @@ class Sampler:
         for intervention in self.method.intervene:
             kept = intervention.before_update(kept)
         return kept
+
+    def settle(self) -> None:
+        """Wait until nothing is being sampled: here it never is, between calls."""
+
+    def close(self) -> None:
+        """End what is being sampled."""
 
     def _round(self, plans: Sequence[Plan], step: int) -> list[Group]:
         """One pass over the plans: what is admitted, shaped."""

@@ -17,6 +17,7 @@ from groupwise.models.load import save as save_policy
 from groupwise.objective.batch import pack
 from groupwise.objective.objective import NO_FACTORS
 from groupwise.run import equation, metrics
+from groupwise.run.ahead import Ahead, ahead
 from groupwise.run.assemble import Job, assemble, base_of, meta
 from groupwise.run.checkpoint import Checkpoints
 from groupwise.run.compose import method_of
@@ -56,7 +57,7 @@ def loop(job: Job, start: int, record: Record, console: Console, checkpoints: Ch
         if groups:
             job.state.observe(groups)
             factors = job.state.coefficients()
-            batch = pack(groups, default=method.divides_by, device=str(learner.device))
+            batch = pack(groups, default=method.divides_by, version=job.engine.version, device=str(learner.device))
             batch, needed = learner.scored(batch, groups, method.needs)  # nothing if nothing is needed
             sampler.tally.scored(needed, len(batch.tokens))
             credit = objective.credit(groups, batch, needed, job.state)  # the advantage
@@ -67,6 +68,7 @@ def loop(job: Job, start: int, record: Record, console: Console, checkpoints: Ch
                 planned = learner.planned(minibatch, objective)
                 weighed = objective.weigh(planned, factors=factors)  # the aggregation, of THIS optimiser step
                 stats.append(method.update.step(learner, weighed, objective))  # the gradient
+        sampler.settle()  # what is sampled ahead was begun with the old weights
         job.engine.load(learner.weights(), version=step + 1)
         job.state.after_update(sampler)
         seen, timing = metrics.of_step(sampler.tally, stats, objective, factors) | job.lowered(), _timing(job, began, collected)
@@ -100,7 +102,8 @@ def _timing(job: Job, began: float, collected: float) -> dict[str, float]:
     now, tally = time.perf_counter(), job.sampler.tally
     tokens = sum(n for purpose, n in tally.budget.tokens.items() if purpose.endswith("/generate"))
     return {"seconds": now - began, "generate": tally.seconds["generate"], "verify": tally.seconds["verify"],
-            "train": now - collected, "tokens_per_second": tokens / max(1e-9, tally.seconds["generate"])}
+            "train": now - collected, "tokens_per_second": tokens / max(1e-9, tally.seconds["generate"])} | (
+                {"waited": job.sampler.idle} if isinstance(job.sampler, Ahead) else {})
 
 
 def _state(job: Job, folder: Path, record: Record) -> dict[str, Any]:
@@ -129,7 +132,7 @@ def train(run: Run, root: Path = Path("runs"), *, fill: Callable[[Run, Path], Ru
             shutil.rmtree(folder / left, ignore_errors=True)
         run = fill(run, folder)
         before(run, folder)
-        job = assemble(run, folder)
+        job = ahead(assemble(run, folder))
         if not (folder / "base").is_dir():
             build = folder / ".building-base"
             with writing(build):
@@ -189,11 +192,11 @@ def resume(folder: Path, *, accept_equation: bool = False, ranks: int = 0) -> Pa
             written.accept(method_of(run, run.sampling.max_tokens), changed, int(found[1]["step"]) if found else 0)
         news = [f"the equation is another one than before, as accepted: {line}" for line in changed]
         if found is None:
-            _go(assemble(run, folder), 0, None, news)
+            _go(ahead(assemble(run, folder)), 0, None, news)
             return folder
         where, state, problems = found
         checkpoints.prune(where.name)
-        job = assemble(run, folder, learner_checkpoint.weights(where))
+        job = ahead(assemble(run, folder, learner_checkpoint.weights(where)))
         learner_checkpoint.load(job.learner, where, state["learner"])
         job.sampler.load_state_dict(state["sampler"])
         job.state.load_state_dict(state["method"])
@@ -217,8 +220,9 @@ def _go(job: Job, start: int, sizes: dict[str, int] | None, problems: Sequence[s
     try:
         record.truncate(sizes or dict.fromkeys(record.sizes(), 0))
         job.watch.remember(job.folder)
-        with (job.workers, job.grader, Console(job.run.steps, eval_every=job.run.eval_every, start=start) as console,
-              Stop(console.warn) as stop, Trackers(job.run, job.folder, start, told, console.warn) as record.trackers):
+        with (job.workers, job.grader, contextlib.closing(job.sampler),
+              Console(job.run.steps, eval_every=job.run.eval_every, start=start) as console, Stop(console.warn) as stop,
+              Trackers(job.run, job.folder, start, told, console.warn) as record.trackers):
             if job.task.dropped:
                 console.say(f"{job.task.dropped} training prompts were left out: they stand twice, or are held out too")
             for line in job.notes:

@@ -50,5 +50,6 @@ def with_threads(run: Run, parameters: int, kernels: bool = False, device: str =
         where = sys.platform if device == "cpu" else device
         raise ConfigError(f"workers={workers} on {where}: several processes share a processor's memory, on Linux and macOS; take "
                           "workers=1")
-    threads = own.threads or (1 if small or workers > 1 else min(cores(), MAX_THREADS))
+    free = cores() // 2 or 1 if run.max_staleness else cores()  # the sampler and the learner work side by side
+    threads = own.threads or (1 if small or workers > 1 else min(free, MAX_THREADS))
     return replace(run, learner=replace(own, threads=threads, workers=workers))

@@ -29,6 +29,8 @@ def of_groups(tally: Tally) -> dict[str, float]:
     abstained = sum(g.abstained for g in groups)
     out: dict[str, Any] = {"rounds": tally.rounds, "groups": len(groups), "rollouts": len(rollouts) + abstained,
            "abstained": abstained / max(1, len(rollouts) + abstained), "surplus": tally.surplus}
+    if tokens := sum(n for _, n in tally.lags):
+        out |= {"stale": sum(n for lag, n in tally.lags if lag) / tokens}
     out |= {f"refused/{reason}": n for reason, n in sorted(tally.refused.items())}
     out |= {f"tokens/{purpose}": n for purpose, n in sorted(tally.budget.tokens.items())}
     out |= _components(rollouts, [*rollouts, *tally.lost])

@@ -59,7 +59,7 @@ class LearnerSettings:
     """Largest norm of the gradient; 0: not clipped."""
     micro_tokens: int = 0
     """Tokens (padded, without kernels) of one forward and backward pass, a matter of memory and speed, never of the result;
-    0: 1024 on a processor, 1280 with kernels (measured best there), 16384 on a GPU."""
+    0: 1024 on a processor, 320 for each thread with kernels (640 at least), 16384 on a GPU."""
     logit_chunk: int = 2**24
     """Logits that exist at a time in the learner, at most (at least those of one token), a matter of memory and speed."""
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"
@@ -103,8 +103,7 @@ class LearnerSettings:
     """fsdp2: weights, gradients and moments lie in shards on several ranks, for a model that does not fit one GPU
     (docs/parallel.md)."""
     ranks: int = 0
-    """Processes with a shard each; 0: as many as torchrun has started, else one for each GPU, or 2 on a processor. The number
-    chosen is saved with the run."""
+    """Processes with a shard each; 0: as many as torchrun started, else one for each GPU, or 2 on a processor."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +153,9 @@ class Run:
     """Seed of every random choice."""
     updates_per_batch: int = 0
     """Optimiser steps that a batch is cut into; 0: as the method says."""
+    max_staleness: int = 0
+    """Batches that are sampled ahead, while the learner works on the one before: their weights are so many steps old, and ratios
+    of their tokens divide by the engine's log-probs (docs/ahead.md). 0: one after the other; 1: at the same time."""
     sampling: Annotated[SamplingSettings, tyro.conf.arg(name="")] = field(default_factory=SamplingSettings)
     learner: Annotated[LearnerSettings, tyro.conf.arg(name="")] = field(default_factory=LearnerSettings)
     eval_every: int = 20
@@ -201,6 +203,9 @@ def _check_counts(run: Run) -> None:
         _least(name, getattr(run, name), 1)
     _least("updates_per_batch", run.updates_per_batch, 0, "0: as the method says")
     _least("token_budget", run.token_budget, 0, "0: no limit")
+    if run.max_staleness not in (0, 1):
+        raise ConfigError(f"max_staleness={run.max_staleness}: 0 (sample, then learn) or 1 (sample the next batch meanwhile): "
+                          "the engine of this process has one set of weights, so going further ahead would save no time")
     if run.token_budget and run.learner.schedule != "constant":
         raise ConfigError(f"token_budget={run.token_budget} and schedule={run.learner.schedule}: a schedule falls over "
                           "the steps, and a budget leaves their number open; take schedule=constant, or steps alone")
@@ -284,13 +289,12 @@ def _check_lora(learner: LearnerSettings) -> None:
 
 
 def _check_parallel(learner: LearnerSettings) -> None:
-    if learner.parallel == "none":
-        if learner.ranks > 1:
-            raise ConfigError(f"ranks={learner.ranks} and parallel=none: ranks hold shards of the weights; take parallel=fsdp2, "
-                              f"or workers={learner.ranks} for processes that hold whole ones")
-        return
+    sharded = learner.parallel != "none"
+    if learner.ranks > 1 and not sharded:
+        raise ConfigError(f"ranks={learner.ranks} and parallel=none: ranks hold shards of the weights; take parallel=fsdp2, "
+                          f"or workers={learner.ranks} for processes that hold whole ones")
     against = {"workers": learner.workers > 1, "compute": learner.compute == "kernels",
                "optimizer": learner.optimizer == "adamw8bit", "quantise": learner.quantise != "none"}
-    if wrong := [f"{name}={getattr(learner, name)}" for name, given in against.items() if given]:
+    if sharded and (wrong := [f"{name}={getattr(learner, name)}" for name, given in against.items() if given]):
         raise ConfigError(f"parallel=fsdp2 and {wrong[0]}: weights in shards are trained by the model's own modules, "
                           f"unquantised, by adamw, in as many processes as `ranks` says; leave {wrong[0].partition('=')[0]} off")
