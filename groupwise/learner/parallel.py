@@ -74,8 +74,8 @@ def sharded(scorer: Scorer, mesh: DeviceMesh, precision: torch.dtype) -> Root:
     """
     narrow = precision == torch.bfloat16
     # What goes in is a batch, whose numbers are not to be cast.
-    formats = (torch.bfloat16, torch.float32) if narrow else (None, None)
-    policy = MixedPrecisionPolicy(*formats, cast_forward_inputs=False)
+    gathered, added = (torch.bfloat16, torch.float32) if narrow else (None, None)
+    policy = MixedPrecisionPolicy(gathered, added, cast_forward_inputs=False)
     root = Root(replace(scorer, precision=torch.float32))  # the policy takes the place of autocast
     for block in blocks(scorer.trunk.model).values():
         fully_shard(block, mesh=mesh, mp_policy=policy)
