@@ -35,6 +35,8 @@ from groupwise.run.settings import Run  # noqa: E402
 
 METHODS = {"grpo": "token", "dapo": "token", "cispo": "token", "gspo": "sequence", "gmpo": "sequence", "vespo": "sequence"}
 """Methods and the unit of their ratio."""
+ARGUMENTS = {"grpo": {"kl": 0.0}}
+"""No pull towards a reference: it is the same under every treatment."""
 TREATMENTS: dict[str, dict[str, Any]] = {
     "old": {},
     "recorded": {"behaviour": "recorded"},
@@ -88,7 +90,8 @@ def measure(engine: str, prompts: int) -> dict[str, Any]:
             for method, unit in METHODS.items():
                 plain: torch.Tensor | None = None
                 for name, settings in TREATMENTS.items():
-                    vector, stats = gradient(job, groups, replace(run, method=method, **settings))
+                    own = replace(run, method=method, method_args=ARGUMENTS.get(method, {}), **settings)
+                    vector, stats = gradient(job, groups, own)
                     plain = vector if plain is None else plain
                     gap = gap or {key: x for key, x in stats.items() if key.startswith("mismatch")}
                     norm = float(vector.norm() / plain.norm())

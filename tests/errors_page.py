@@ -8,6 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import errors_engines
 import errors_input
 import errors_runs
 import torch
@@ -20,6 +21,7 @@ SECTIONS: dict[str, list[Case]] = {
     "Data": errors_input.FILES,
     "Models": errors_input.MODELS,
     "Rewards, before the run": errors_input.REWARDS,
+    "Engines": errors_engines.ENGINES,
     "Run folders": errors_runs.FOLDERS,
     "Checkpoints": errors_runs.CHECKPOINTS,
     "The disk": errors_runs.DISK,
@@ -31,7 +33,7 @@ HEAD = """# What goes wrong, and what you see
 
 Everything that can be known beforehand is refused before any work. Nothing that a run has saved is ever lost: it is resumed
 exactly, or the message says what is missing. This page is made by its own tests, which bring every case about
-(`tests/errors_input.py`, `tests/errors_runs.py`) and compare what was said:
+(`tests/errors_input.py`, `tests/errors_runs.py`, `tests/errors_engines.py`) and compare what was said:
 
     python tests/errors_page.py
 

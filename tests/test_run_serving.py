@@ -124,7 +124,7 @@ class Served:
         self.process, self.mine = self, mine
         self.pid, self.over = 7, False
         folder = Path(python) / str(mine.fileno())
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
 
         def work():
             with mine:

@@ -45,7 +45,7 @@ def opened(policy, *, dtype="float32", temperature=1.0, length=96, memory=0.25, 
     settings = {"dtype": dtype, "length": length, "rows": 32, "memory": memory, "stops": False, "text": "12+3", **more}
     opening = Opening(settings, CONTEXTS, Sampling(24, temperature), scorer(policy), narrow=False)
     python = process.python_of(own)
-    return VLLM(policy, own, opening, lambda: process.Local(python, 1, own.engine_deadline))
+    return VLLM(policy, own, opening, lambda: process.Local(python, 1, own.engine_deadline, plain=True))
 
 
 def requests(samples=4, **sampling):

@@ -11,11 +11,14 @@ from groupwise.engines.vllm import process
 from groupwise.engines.vllm.client import VLLM, Opening
 from groupwise.engines.vllm.proof import Score, Text
 from groupwise.learner.learner import Learner
+from groupwise.models.load import context_limit
 from groupwise.objective.batch import pack
 from groupwise.run.machine import MAX_THREADS, cores, most_rows
 from groupwise.run.settings import Run
 
 ADDRESS = "address"
+UNLIMITED = 32768
+"""Positions of an engine whose model names no limit, at most."""
 TRIED = 3
 """Prompts whose text both tokenizers are tried on."""
 
@@ -33,11 +36,11 @@ def vllm_of(run: Run, learner: Learner, python: str, prompts: Sequence[tuple[int
     `context` positions. `more` are settings of `inside.Core` that only tests and benchmarks have a use for.
     """
     own, policy = run.serving, learner.policy
-    longest = max(map(len, (*prompts, *others)))
+    longest, limit = max(map(len, (*prompts, *others))), context_limit(policy.model.config) or UNLIMITED
     dtype = own.engine_dtype if own.engine_dtype != "auto" else "bfloat16" if run.learner.dtype == "bfloat16" else "float32"
     memory = own.engine_memory or (1.0 if run.learner.device == "cpu" else 0.0)
-    settings = {"dtype": dtype, "length": context or longest + run.sampling.max_tokens, "rows": most_rows(run), "memory": memory,
-                "stops": bool(run.sampling.stop), **(more or {}),
+    settings = {"dtype": dtype, "length": min(limit, context or longest + run.sampling.max_tokens + 1), "rows": most_rows(run),
+                "memory": memory, "stops": bool(run.sampling.stop), **(more or {}),
                 "text": "\n".join(policy.tokenizer.decode(ids) for ids in prompts[:TRIED])}
     sampling = Sampling(run.sampling.max_tokens, run.sampling.temperature, stop=run.sampling.stop)
     opening = Opening(settings, prompts, sampling, score_of(learner), narrow=run.learner.dtype == "bfloat16")
@@ -49,7 +52,8 @@ def start_of(run: Run, python: str) -> Callable[[], process.Link]:
     own = run.serving
     if python == ADDRESS:
         return lambda: process.Remote(own.engine_address, own.engine_deadline)
-    return lambda: process.Local(python, own.engine_threads or min(cores(), MAX_THREADS), own.engine_deadline)
+    threads, plain = own.engine_threads or min(cores(), MAX_THREADS), run.learner.device == "cpu"
+    return lambda: process.Local(python, threads, own.engine_deadline, plain)
 
 
 def score_of(learner: Learner) -> Score:

@@ -22,8 +22,8 @@ def listen(address: str) -> socket.socket:
     try:
         return socket.create_server(address_of(address), backlog=4)
     except OSError as error:
-        raise EngineError(f"cannot listen on {address} ({error.strerror or error}): another engine may be running there; take "
-                          "another port, or an address of this machine") from error
+        raise EngineError(f"cannot listen on {address} ({os.strerror(error.errno or 0)}): another engine may be running there; "
+                          "take another port, or an address of this machine") from error
 
 
 def serve(address: str, own: EngineSettings, threads: int, say: Callable[[str], None]) -> None:

@@ -86,14 +86,18 @@ class Link:
 
 
 class Child:
-    """A process in vLLM's environment that answers at one end of a connection; it ends when the other end is closed."""
+    """A process in vLLM's environment that answers at one end of a connection; it ends when the other end is closed.
 
-    def __init__(self, python: str, threads: int, theirs: socket.socket) -> None:
+    `plain`: nothing is compiled when it starts, which on a processor takes seconds and a compiler, and gains nothing.
+    """
+
+    def __init__(self, python: str, threads: int, theirs: socket.socket, plain: bool = False) -> None:
         self.log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
         environment = {name: value for name, value in os.environ.items() if name not in FORGOTTEN}
         environment |= {"OMP_NUM_THREADS": str(threads), "GOMP_SPINCOUNT": "1000", "VLLM_CPU_OMP_THREADS_BIND": "nobind",
                         "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1",
                         "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR")}
+        environment |= {"TORCHDYNAMO_DISABLE": "1"} if plain else {}
         self.process = subprocess.Popen(  # a session of its own, so that Ctrl-C is this process's alone
             [python, "-P", "-c", _BOOT, str(_PACKAGE), str(theirs.fileno())], stdin=subprocess.DEVNULL, stdout=self.log,
             stderr=self.log, pass_fds=(theirs.fileno(),), env=environment, start_new_session=True)
@@ -124,11 +128,11 @@ class Child:
 class Local(Link):
     """A process of this machine; nobody else can reach its socket, which has no name."""
 
-    def __init__(self, python: str, threads: int, deadline: float) -> None:
+    def __init__(self, python: str, threads: int, deadline: float, plain: bool = False) -> None:
         end, theirs = socket.socketpair()
         super().__init__(end, deadline)
         with theirs:
-            self.child = Child(python, threads, theirs)
+            self.child = Child(python, threads, theirs, plain)
         self.who = f"the vLLM engine (process {self.child.process.pid} of this machine, {python})"
 
     def gone(self, error: BaseException) -> str:

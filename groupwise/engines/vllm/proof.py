@@ -63,8 +63,11 @@ class Prover:
         self.recent.extend(self._short(text) for text in texts[-RECENT:])
 
     def fix(self, texts: Sequence[Text]) -> None:
-        """The sequences that stay the same."""
-        self.fixed = [self._short(text) for text in texts]
+        """The sequences that stay the same. EngineError: none has room for a token to be scored and one to be answered with."""
+        self.fixed = [text for text in map(self._short, texts) if text[1]]
+        if not self.fixed:
+            raise EngineError(f"no prompt leaves room in the engine's {self.room} positions for two more tokens, which the "
+                              "proof of its weights needs: leave out the longest prompts (max_prompt_tokens)")
 
     def expect(self) -> None:
         """Ask the learner, at the weights that the engine is given."""
