@@ -267,7 +267,7 @@ def test_what_cannot_be_is_refused_before_any_work(monkeypatch):
 
 @pytest.mark.slow
 def test_torchrun_starts_the_ranks(model, tmp_path):
-    words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "-m", "groupwise"]
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "groupwise", "--"]
     (tmp_path / "run.toml").write_text(to_toml(tiny_run(model, parallel="fsdp2", steps=2)))
-    subprocess.run([*words, "train", "--config", "run.toml"], cwd=tmp_path, check=True, timeout=300)
-    assert len(read_lines(tmp_path / "runs/tiny/metrics.jsonl")) == 2
+    subprocess.run([*words, "train", "--config", "run.toml", "--run", "by-torchrun"], cwd=tmp_path, check=True, timeout=300)
+    assert len(read_lines(tmp_path / "runs/by-torchrun/metrics.jsonl")) == 2
