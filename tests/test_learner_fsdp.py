@@ -271,3 +271,13 @@ def test_torchrun_starts_the_ranks(model, tmp_path):
     (tmp_path / "run.toml").write_text(to_toml(tiny_run(model, parallel="fsdp2", steps=2)))
     subprocess.run([*words, "train", "--config", "run.toml", "--run", "by-torchrun"], cwd=tmp_path, check=True, timeout=300)
     assert len(read_lines(tmp_path / "runs/by-torchrun/metrics.jsonl")) == 2
+
+
+@pytest.mark.gpu
+def test_a_rank_on_each_gpu_is_one_process(model, team, tmp_path):
+    team.close()
+    plain = tiny_run(model, steps=3, checkpoint_every=2, dtype="float32", device="cuda")
+    run = replace(plain, learner=replace(plain.learner, parallel="fsdp2"))
+    rows = [read_lines(train(one, tmp_path / name) / "metrics.jsonl") for name, one in {"one": plain, "shards": run}.items()]
+    for one, other in zip(*rows, strict=True):
+        assert other["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-3)
