@@ -48,6 +48,8 @@ TREATMENTS: dict[str, dict[str, Any]] = {
                                                                           "high": 0.01}},
     "normalised": {"correction": "normalised"},
 }
+SHOWN = ("grpo", "gspo", "vespo")
+"""Methods in the table; the file has all of them."""
 COLUMNS = ("stopped", "ess", "correction_mean", "norm", "cosine")
 
 
@@ -111,7 +113,8 @@ def table(found: dict[str, Any]) -> str:
     """The rows, as markdown."""
     head = "| method | ratio | treatment | " + " | ".join(COLUMNS) + " |\n| --- | --- | --- |" + " ---: |" * len(COLUMNS)
     lines = [f"| `{r['method']}` | {r['unit']} | {r['treatment']} | "
-             + " | ".join("-" if r[c] is None else f"{r[c]:.3g}" for c in COLUMNS) + " |" for r in found["rows"]]
+             + " | ".join("-" if r[c] is None else f"{r[c]:.3g}" for c in COLUMNS) + " |"
+             for r in found["rows"] if r["method"] in SHOWN]
     gap = found["mismatch"]
     first = (f"{found['rollouts']} rollouts; mismatch of a token {gap['mismatch_mean']:.2g} nats in the mean and "
              f"{gap['mismatch_max']:.2g} at most, of a sequence {gap['mismatch_sequence']:.2g}, per token of a sequence "
