@@ -35,11 +35,11 @@ EXPERIMENT = Experiment(
              wrong_at_equal_reward("mean per answer, std", "constant, std"), +1, 5.0),),
     spread="differences in the length of wrong answers between runs of `grpo` and `dr_grpo` as shipped had a standard "
            "deviation of 2 to 3 tokens (bench/results/compare-grpo-dr_grpo.json); the slope is a guess.",
-    bases={"reasons": ("--start", "groupwise/tasks/policies/reduce", "--task-args", "direct=0", "slips=0.15", "--steps", "150",
+    bases={"reasons": ("--start", "groupwise/tasks/policies/reduce", "--traces", "runs/bases/reasons.jsonl", "--steps", "150",
                        "--lr", "3e-4", "--threads", "1")},
     extra="The embedded policy answers 40 % of problems at once, in two or three tokens, most of them wrongly; the other base "
-          "policy is made from it with demonstrations that never do. No answer that the demonstrations hold has more than 63 "
-          "tokens, and 96 are allowed.",
+          "policy is made from it with demonstrations that never do (experiments/traces.py). No answer that the demonstrations "
+          "hold has more than 63 tokens, and 96 are allowed.",
 )
 
 if __name__ == "__main__":

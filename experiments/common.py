@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.traces import write
 from groupwise.errors import ConfigError
 from groupwise.lab import comparison
 from groupwise.lab.arm_record import Record
@@ -137,6 +138,8 @@ def make_bases(experiment: Experiment, say: Callable[[str], None]) -> None:
     for name, words in experiment.bases.items():
         if not (BASES / name).is_dir():
             say(f"making the base policy {name}")
+            if "--traces" in words:
+                write(Path(words[words.index("--traces") + 1]))
             subprocess.run([sys.executable, "-m", "groupwise", "warmup", "--out", str(BASES / name), *words], check=True)
 
 

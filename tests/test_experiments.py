@@ -22,8 +22,8 @@ from experiments.common import Experiment, Seen, Setting, less  # noqa: E402
 
 ALL = plan.experiments()
 TINY = ("--task-args", "kmin=2", "kmax=3", "train=64", "heldout=16", "--steps", "3", "--prompts-per-step", "4",
-        "--group-size", "4", "--max-tokens", "8", "--eval-every", "1", "--compute", "modules", "--device", "cpu", "--keep-rollouts", "0",
-        "--verify-deadline", "60")
+        "--group-size", "4", "--max-tokens", "8", "--eval-every", "1", "--compute", "modules", "--device", "cpu",
+        "--keep-rollouts", "0", "--verify-deadline", "60")
 
 
 def seen(rows, evaluations=(), ends=None, base=(), answers=()):
