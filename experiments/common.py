@@ -153,7 +153,7 @@ def run(setting: Setting, jobs: int, say: Callable[[str], None]) -> tuple[dict[s
 
 def seen(found: Mapping[str, Any], labels: Sequence[str]) -> list[Runs]:
     """The runs of a comparison's results, seed by seed."""
-    plan, out, bases = found["plan"], [], dict[int, list[dict[str, Any]]]()
+    plan, out, bases = found["plan"], list[Runs](), dict[int, list[dict[str, Any]]]()
     for s in range(found["seeds"]):
         rows = [arm["runs"][s] for arm in found["arms"]]
         if any(row is None for row in rows):

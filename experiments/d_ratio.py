@@ -30,7 +30,7 @@ EXPERIMENT = Experiment(
                 (*FOUR, "--model", "runs/bases/moe", "--lr", "1e-4", "--steps", "40"), (*SHOWS, CHANGED)),
         Setting(ENGINE, {"token, learner": "grpo:kl=0", "token, engine": "experiments/methods.py:grpo_recorded",
                          "sequence, learner": "gspo", "sequence, engine": "experiments/methods.py:gspo_recorded"},
-                (*FOUR, "--compute", "modules", "--dtype", "bfloat16", "--steps", "30"), (*SHOWS, GAP)),
+                (*FOUR, "--compute", "modules", "--dtype", "bfloat16", "--steps", "24"), (*SHOWS, GAP)),
     ),
     tests=(
         Test("share clipped, sequence less token", DENSE, less(CLIPPED, "sequence", "token"), +1, 0.03),

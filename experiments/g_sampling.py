@@ -10,7 +10,7 @@ SHOWS = (AT_TOKENS, ACCURACY, INFORMATIVE, ROUGH, WRONG, STEPS_TOKENS)
 OTHERS, RATIOS, SWAPPED = "RLOO and REINFORCE", "GSPO", "data and method"
 DYNAMIC = "experiments/methods.py"
 METHODS = {"dr_grpo": "dr_grpo", "grpo": "grpo:kl=0", "gspo": "gspo"}
-DATA = {"4 to 8": "", "4 and 5": "task=experiments/tasks.py:short", "7 and 8": "task=experiments/tasks.py:long"}
+DATA = {"4 to 8": "", "4 and 5": "task=experiments/tasks.py:short"}
 
 
 def _cell(method: str, data: str) -> str:
@@ -26,7 +26,7 @@ EXPERIMENT = Experiment(
     name="g_sampling",
     title="(g) Dynamic sampling elsewhere, and data against method",
     question="Do RLOO, REINFORCE and GSPO learn more from as many tokens if groups without a contrast are drawn anew? And with "
-             "three methods crossed with three sets of training problems, evaluated on the same held-out ones: which moves "
+             "three methods crossed with two sets of training problems, evaluated on the same held-out ones: which moves "
              "accuracy more?",
     claim="dynamic sampling improves DAPO and costs no time (Yu et al. 2025, arXiv 2503.14476, section 3.2, figure 6, table "
           "1); reviewers of the paper ask whether it helps other methods, and whether data or method makes the difference. No "
@@ -52,8 +52,9 @@ EXPERIMENT = Experiment(
     spread="accuracy as in the others; the difference of spreads is a guess.",
     bases={},
     extra="RLOO and REINFORCE have no ratio, so they take one update a batch. A REINFORCE baseline is the mean of its batch: a "
-          "group without a contrast has a gradient there, which dynamic sampling takes away. The spread of a group of three "
-          "cells is their standard deviation; its mean is taken over the three groups.",
+          "group without a contrast has a gradient there, which dynamic sampling takes away. The spread over methods is the "
+          "mean absolute difference between two methods on the same data, that over data the one between two sets under the "
+          "same method.",
 )
 
 if __name__ == "__main__":

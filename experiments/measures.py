@@ -1,6 +1,7 @@
 """Numbers of a run that experiments compare."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -114,8 +115,12 @@ def by_problem(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {key: float(np.mean(some)) for key, some in found.items()}
 
 
-HARD, MIDDLE, EASY = (Measure(f"gain, {name} third", f"gain in drawn accuracy on the {name} third of the held-out problems",
-                              lambda run, i=i: thirds(run)[i]) for i, name in enumerate(("hard", "middle", "easy")))
+def _third(i: int, name: str) -> Measure:
+    return Measure(f"gain, {name} third", f"gain in drawn accuracy on the {name} third of the held-out problems",
+                   lambda run: thirds(run)[i])
+
+
+HARD, MIDDLE, EASY = _third(0, "hard"), _third(1, "middle"), _third(2, "easy")
 
 
 def _outer(run: Seen) -> float:
@@ -127,5 +132,6 @@ OUTER = Measure("outer thirds", "gain on the hard and easy thirds less the gain 
 
 
 def spread(measure: Measure, groups: Sequence[Sequence[str]]) -> Callable[[Runs], float]:
-    """The mean over groups of arms of the standard deviation of a measure within the group."""
-    return lambda runs: float(np.mean([np.std([measure.of(runs[label]) for label in group], ddof=1) for group in groups]))
+    """The mean absolute difference of a measure between two arms of a group, over all pairs of every group."""
+    pairs = [pair for group in groups for pair in combinations(group, 2)]
+    return lambda runs: float(np.mean([abs(measure.of(runs[a]) - measure.of(runs[b])) for a, b in pairs]))
