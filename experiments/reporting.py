@@ -28,12 +28,16 @@ def main(experiment: Experiment, words: Sequence[str] | None = None) -> int:
     """The command line of an experiment's script."""
     parser = argparse.ArgumentParser(description=experiment.question)
     parser.add_argument("--plan", action="store_true", help="print what was declared, and run nothing")
+    parser.add_argument("--report", action="store_true", help="write the report anew from its data, and run nothing")
     parser.add_argument("--jobs", type=int, default=0, help="runs at a time; 0: one for each core")
     parser.add_argument("--only", default="", help="run this setting alone; the others are reported as they are")
     own = parser.parse_args(words)
     check(experiment)
     if own.plan:
         print(plan(experiment))
+        return 0
+    if own.report:
+        write(experiment, {})
         return 0
     make_bases(experiment, print)
     for setting in experiment.settings:
@@ -83,11 +87,11 @@ def file(experiment: Experiment, setting: Setting, ending: str) -> Path:
 
 
 def write(experiment: Experiment, outcome: Mapping[str, Any]) -> None:
-    """A setting's outcome beside those that are there, and the report of all of them anew."""
+    """A setting's outcome (or none) beside those that are there, and the report of all of them anew."""
     REPORTS.mkdir(exist_ok=True)
     data = REPORTS / f"{experiment.name}.json"
     kept = json.loads(data.read_text(encoding="utf-8"))["settings"] if data.is_file() else []
-    rows = {one["name"]: one for one in (*kept, outcome)}
+    rows = {one["name"]: one for one in (*kept, *([outcome] if outcome else []))}
     rows = {s.name: rows[s.name] for s in experiment.settings if s.name in rows}
     found = {"name": experiment.name, "question": experiment.question, "settings": list(rows.values())}
     data.write_text(json.dumps(found, indent=1).replace("NaN", "null") + "\n", encoding="utf-8")
@@ -151,11 +155,11 @@ def _setting(experiment: Experiment, setting: Setting, one: Mapping[str, Any]) -
     if one["unmatched"]:
         lines += ["Differs besides the method: " + "; ".join(one["unmatched"]) + ".", ""]
     lines += [f"Prompts: {one['prompts']}.", *(f"Note: {text}." for text in one["notes"])]
-    m = one["machine"]
+    m, before = one["machine"], ", the others made before" if one["new_runs"] < len(one["seeds"]) * len(setting.arms) else ""
     return [*lines, "", f"Seeds {', '.join(map(str, one['seeds']))}; base weights "
             f"{', '.join(sorted({a['base'] for a in one['arms'].values()}))}; {m['processor']}, {m['cores']} cores shared with "
             f"other work (load {', '.join(map(str, m['load']))}), one thread a run, torch {m['torch']}, transformers "
-            f"{m['transformers']}; {one['new_runs']} runs made now in {one['seconds']} s, the others before; {one['made']}.", "",
+            f"{m['transformers']}; {one['new_runs']} runs in {one['seconds']} s, two at a time{before}; {one['made']}.", "",
             f"    python -m experiments.{experiment.name}"]
 
 
@@ -165,7 +169,16 @@ def _mean(found: Sequence[float]) -> str:
     if not len(there):
         return "-"
     centre, low, high = band(there[:, None])[0]
-    return f"{centre:.3g} [{low:.3g}, {high:.3g}]"
+    return f"{_short(centre)} [{_short(low)}, {_short(high)}]"
+
+
+def _short(x: float) -> str:
+    """Three figures, or whole thousands written out.
+
+    >>> [_short(x) for x in (145123.4, 0.5, 0.000521, -3e-5)]
+    ['145,123', '0.5', '0.00052', '0']
+    """
+    return f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.3g}" if abs(x) >= 0.001 else f"{x:.2g}" if abs(x) >= 1e-4 else "0"
 
 
 def picture(curves: Sequence[Mapping[str, Any]], labels: Sequence[str], title: str, path: Path) -> None:
@@ -188,3 +201,12 @@ def picture(curves: Sequence[Mapping[str, Any]], labels: Sequence[str], title: s
         figure.suptitle(f"{title}: mean over seeds with 95 % intervals, against steps", x=0.01, ha="left", fontsize=11)
         figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=4)
         figure.savefig(path, dpi=80, facecolor="white")
+    smaller(path)
+
+
+def smaller(path: Path) -> None:
+    """The picture in few colours, a quarter of the bytes."""
+    from PIL import Image  # comes with matplotlib
+    with Image.open(path) as full:
+        small = full.convert("RGB").quantize(64)
+    small.save(path, optimize=True)
