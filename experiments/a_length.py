@@ -2,7 +2,7 @@
 
 import sys
 
-from experiments.common import FOUR, SMALL, Experiment, Setting, Test, less
+from experiments.common import FOUR, MAKE_REASONS, REASONS, SMALL, Experiment, Setting, Test, less
 from experiments.measures import ACCURACY, CUT, ENTROPY, REWARD, RIGHT, STEPS_TOKENS, WRONG, wrong_at_equal_reward
 from experiments.reporting import main
 
@@ -11,7 +11,7 @@ TWO = {MEAN: "experiments/methods.py:length_mean", CONSTANT: "dr_grpo"}
 SHOWS = (WRONG, RIGHT, CUT, REWARD, ACCURACY, ENTROPY, STEPS_TOKENS)
 EQUAL = "tokens of wrong answers per 100 steps at equal accuracy, mean per answer less constant"
 LATE = "tokens of wrong answers at the end, mean per answer less constant"
-MIXED, REASONS, ONCE = "base that also answers at once", "base that always reasons", "one update a batch"
+MIXED, ALWAYS, ONCE = "base that also answers at once", "base that always reasons", "one update a batch"
 
 EXPERIMENT = Experiment(
     name="a_length",
@@ -25,18 +25,17 @@ EXPERIMENT = Experiment(
     settings=(
         Setting(MIXED, TWO | {"mean per answer, std": "grpo:kl=0", "constant, std": "experiments/methods.py:constant_std"}, FOUR,
                 SHOWS),
-        Setting(REASONS, TWO, (*FOUR, "--model", "runs/bases/reasons"), SHOWS),
+        Setting(ALWAYS, TWO, (*FOUR, *REASONS), SHOWS),
         Setting(ONCE, TWO, SMALL, SHOWS),
     ),
-    tests=(*(test for setting in (MIXED, REASONS, ONCE) for test in (
+    tests=(*(test for setting in (MIXED, ALWAYS, ONCE) for test in (
         Test(EQUAL, setting, wrong_at_equal_reward(MEAN, CONSTANT), +1, 5.0),
         Test(LATE, setting, less(WRONG, MEAN, CONSTANT), +1, 3.0))),
         Test("the same with a std in both, per 100 steps at equal accuracy", MIXED,
              wrong_at_equal_reward("mean per answer, std", "constant, std"), +1, 5.0),),
     spread="differences in the length of wrong answers between runs of `grpo` and `dr_grpo` as shipped had a standard "
            "deviation of 2 to 3 tokens (bench/results/compare-grpo-dr_grpo.json); the slope is a guess.",
-    bases={"reasons": ("--start", "groupwise/tasks/policies/reduce", "--traces", "runs/bases/reasons.jsonl", "--steps", "150",
-                       "--lr", "3e-4", "--threads", "1")},
+    bases=MAKE_REASONS,
     extra="The embedded policy answers 40 % of problems at once, in two or three tokens, most of them wrongly; the other base "
           "policy is made from it with demonstrations that never do (experiments/traces.py). No answer that the demonstrations "
           "hold has more than 63 tokens, and 96 are allowed.",

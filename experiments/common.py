@@ -35,6 +35,13 @@ SMALL = ("--prompts-per-step", "16", "--steps", "60", "--max-tokens", "96", "--e
 """What most experiments share: 60 batches of 16 problems with 8 answers, of at most 96 tokens where 63 are enough."""
 FOUR = (*SMALL, "--updates-per-batch", "4")
 """The same, a batch cut into four optimiser steps."""
+REASONS = ("--model", "runs/bases/reasons")
+"""A policy that always reasons, of which seeds end much nearer to each other than of the embedded one."""
+SHORTER = (*FOUR, *REASONS, "--steps", "40")
+MAKE_REASONS = {"reasons": ("--start", EMBEDDED[1], "--traces", "runs/bases/reasons.jsonl", "--steps", "150", "--lr", "3e-4",
+                            "--threads", "1")}
+CHANGED = ("First declared with the embedded policy; changed before it was run, as (a) and (f) had shown that seeds of that "
+           "policy end 20 points apart.")
 ALPHA = 0.05
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from experiments.common import Measure, Runs, Seen
+from groupwise.run.look import generated
 
 LATE = 0.25
 """The part of a run's steps that "at the end" is a mean over."""
@@ -91,6 +92,21 @@ def wrong_at_equal_reward(more: str, other: str) -> Callable[[Runs], float]:
         step, right, arm, length = np.array(rows, dtype=np.float64).T
         found, *_ = np.linalg.lstsq(np.stack([np.ones_like(step), step, right, step * arm], axis=1), length, rcond=None)
         return float(found[3])
+    return statistic
+
+
+def right_at_equal_tokens(more: str, other: str) -> Callable[[Runs], float]:
+    """The share of right sampled answers of one arm less that of another, late and at equal tokens.
+
+    Over the last quarter before the tokens that the shorter of both runs sampled; answers of refused groups count too.
+    """
+    def statistic(runs: Runs) -> float:
+        rows = {label: runs[label].record.look.metrics for label in (more, other)}
+        spent = {label: np.cumsum([generated(row) for row in some]) for label, some in rows.items()}
+        budget = min(float(each[-1]) for each in spent.values())
+        late = {label: (each > (1.0 - LATE) * budget) & (each <= budget) for label, each in spent.items()}
+        right = {label: float(np.mean(np.array([row["accuracy"] for row in some])[late[label]])) for label, some in rows.items()}
+        return right[more] - right[other]
     return statistic
 
 
