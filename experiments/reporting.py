@@ -149,7 +149,7 @@ def _setting(experiment: Experiment, setting: Setting, one: Mapping[str, Any]) -
     if "trouble" in one:
         return [f"Not run: {one['trouble']}"]
     lines = ["| mean over seeds, 95 % | " + " | ".join(setting.arms) + " |", "| --- |" + " ---: |" * len(setting.arms)]
-    for m in setting.shows:
+    for m in (m for m in setting.shows if m.name in one["arms"][next(iter(setting.arms))]["values"]):
         lines += [f"| {m.meaning} | " + " | ".join(_mean(one["arms"][label]["values"][m.name]) for label in setting.arms) + " |"]
     lines += ["", f"![{setting.name}]({file(experiment, setting, 'png').name})", ""]
     if one["unmatched"]:
