@@ -84,7 +84,8 @@ class Setting:
 @dataclass(frozen=True)
 class Test:
     """A statistic of the runs of a seed, the sign that the claim gives it (0: none), and the standard deviation over seeds that
-    was expected when it was declared, from which the smallest detectable effect follows.
+    was expected when it was declared, from which the smallest detectable effect follows. With a margin it asks whether the
+    difference is smaller than that.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Test:
     statistic: Callable[[Runs], float]
     sign: int
     sd: float
+    margin: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,8 @@ class Experiment:
 STOP = ("All seeds of a setting are run, none is added or left out after looking. A run that fails is left out with the others "
         "of its seed, and named. A setting that has not ended when the machine's time is up is reported as not run.")
 RULE = ("A claim is seen if the 95 % interval of the statistic lies on its side of 0 and p of the sign-flip test is below "
-        f"{ALPHA}; the opposite is seen if it lies on the other side. Everything else in a report is description.")
+        f"{ALPHA}; the opposite is seen if it lies on the other side. Where a margin is declared, the arms are equal if the 95 % "
+        "interval lies within it. Everything else in a report is description.")
 
 
 def contrast(measure: Measure, parts: Mapping[str, float]) -> Callable[[Runs], float]:
@@ -182,18 +185,20 @@ def judged(test: Test, experiment: Experiment, runs: Sequence[Runs]) -> dict[str
     """A test's outcome: the statistic of every seed, its mean with interval and p, and the verdict by the rule."""
     values = np.array([test.statistic(one) for one in runs], dtype=np.float64)
     values = values[np.isfinite(values)]
-    out: dict[str, Any] = {"name": test.name, "setting": test.setting, "sign": test.sign, "sd_expected": test.sd,
-                           "least_expected": least(test, experiment), "values": values.tolist()}
+    out: dict[str, Any] = {"name": test.name, "setting": test.setting, "sign": test.sign, "margin": test.margin,
+                           "sd_expected": test.sd, "least_expected": least(test, experiment), "values": values.tolist()}
     if len(values) < 2:
         return out | {"verdict": "not run"}
     p = paired(values, np.zeros_like(values))
-    return out | asdict(p) | {"verdict": verdict(p.value, p.low, p.high, p.p, test.sign)}
+    return out | asdict(p) | {"verdict": verdict(p.value, p.low, p.high, p.p, test.sign, test.margin)}
 
 
-def verdict(value: float, low: float, high: float, p: float, sign: int) -> str:
+def verdict(value: float, low: float, high: float, p: float, sign: int, margin: float = 0.0) -> str:
     """What a statistic says of the claim, by the rule."""
+    if margin and -margin < low and high < margin:
+        return "equal"
     if low <= 0.0 <= high or not p < ALPHA:
-        return "not seen"
+        return "not settled" if margin else "not seen"
     if sign == 0:
         return "a difference"
     return "as claimed" if math.copysign(1.0, value) == sign else "the opposite"

@@ -6,7 +6,7 @@ import sys
 from experiments.common import HERE, RULE, STOP, Experiment, check
 from experiments.reporting import plan
 
-NAMES = ("a_length", "b_difficulty", "c_dapo", "d_ratio", "e_template", "f_groups", "g_sampling")
+NAMES = ("a_length", "b_difficulty", "c_dapo", "d_ratio", "e_template", "f_groups", "g_sampling", "h_ahead")
 
 
 def experiments() -> list[Experiment]:

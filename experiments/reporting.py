@@ -109,11 +109,16 @@ def plan(experiment: Experiment) -> str:
         lines += [""]
     lines += ["| statistic | setting | claimed sign | standard deviation expected | smallest detectable effect |",
               "| --- | --- | :---: | ---: | ---: |"]
-    lines += [f"| {t.name} | {t.setting} | {'+-'[t.sign < 0] if t.sign else 'none'} | {t.sd:g} | {least(t, experiment):.3g} |"
+    lines += [f"| {t.name} | {t.setting} | {claimed(t.sign, t.margin)} | {t.sd:g} | {least(t, experiment):.3g} |"
               for t in experiment.tests]
     bases = [f"Base policy `{name}`: `groupwise warmup --out runs/bases/{name} {' '.join(words)}`." for name, words
              in experiment.bases.items()]
     return "\n".join([*lines, "", f"Expected standard deviations: {experiment.spread}", *bases, experiment.extra]).rstrip() + "\n"
+
+
+def claimed(sign: int, margin: float) -> str:
+    """What a test's claim is, for a table."""
+    return f"within {margin:g}" if margin else "+-"[sign < 0] if sign else "none"
 
 
 def _repeats(setting: Setting) -> str:
@@ -137,7 +142,7 @@ def report(experiment: Experiment, rows: Mapping[str, Mapping[str, Any]]) -> str
 
 
 def _test(one: Mapping[str, Any]) -> str:
-    sign = "+-"[one["sign"] < 0] if one["sign"] else "none"
+    sign = claimed(one["sign"], one.get("margin", 0.0))
     if "value" not in one:
         return f"| {one['name']} | {one['setting']} | {sign} | | | | ({one['least_expected']:.3g}) | {one['verdict']} |"
     return (f"| {one['name']} | {one['setting']} | {sign} | {one['value']:+.3g} | [{one['low']:+.3g}, {one['high']:+.3g}] | "
