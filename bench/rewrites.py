@@ -13,12 +13,14 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import near_misses
+
 Rule = Callable[[str, random.Random], str | None]
 SETS = ("math_test", "olympiadbench", "deepmath_5k", "minerva", "amc_83", "gsm8k_test", "aime24")
 _INTEGER = re.compile(r"-?\d{1,15}")
 _FRACTION = re.compile(r"(-?)\\[dt]?frac\{(\d{1,9})\}\{(\d{1,9})\}")
 _TUPLE = re.compile(r"(\\left)?([(\[])([^()\[\],{}|]+(?:,[^()\[\],{}|]+)+?)(\\right)?([)\]])")
-_PLAIN = re.compile(r"[^,;=<>]*")
+_PLAIN = re.compile(r"(?:(?!\\(?:[lg]e|ne|equiv))[^,;=<>:])*")
 
 
 def _fraction(gold: str) -> tuple[str, int, int] | None:
@@ -83,12 +85,12 @@ def squared_root(gold: str, _: random.Random) -> str | None:
 
 def swapped_sum(gold: str, _: random.Random) -> str | None:
     found = re.fullmatch(r"([^-+=,<>(){}\[\]]+)\+([^-+=,<>(){}\[\]]+)", gold)
-    return f"{found[2].strip()}+{found[1].strip()}" if found and "text" not in gold else None
+    return f"{found[2].strip()}+{found[1].strip()}" if found and _PLAIN.fullmatch(gold) and "text" not in gold else None
 
 
 def shuffled_list(gold: str, rng: random.Random) -> str | None:
     parts = gold.split(",")
-    if len(parts) < 2 or re.search(r"[()\[\]{}=]|\d,\d{3}", gold):
+    if len(parts) < 2 or re.search(r"[()\[\]{}=]|\\!|\d,\d{3}", gold):
         return None
     rng.shuffle(parts)
     return ", ".join(part.strip() for part in parts)
@@ -96,7 +98,7 @@ def shuffled_list(gold: str, rng: random.Random) -> str | None:
 
 def as_inequality(gold: str, _: random.Random) -> str | None:
     found = re.fullmatch(r"(\\left)?([(\[])(-?\d+|-\\infty),\s*(-?\d+|\\infty)(\\right)?([)\]])", gold)
-    if found is None or ((found[2], found[6]) == ("(", ")") and r"\infty" not in gold):
+    if found is None or ((found[2], found[6]) == ("(", ")") and gold.count(r"\infty") != 1):
         return None
     low = "" if found[3] == r"-\infty" else found[3] + (r" \le " if found[2] == "[" else " < ")
     high = "" if found[4] == r"\infty" else (r" \le " if found[6] == "]" else " < ") + found[4]
@@ -129,14 +131,14 @@ def inverse(gold: str, _: random.Random) -> str | None:
 
 def rounded(gold: str, _: random.Random) -> str | None:
     parts = _fraction(gold)
-    if parts is None or not parts[2] or not 10 ** 6 % Fraction(parts[1], parts[2]).denominator:
+    if parts is None or not parts[2] or not 10 ** 6 % Fraction(parts[1], parts[2]).denominator or parts[1] > 1000 * parts[2]:
         return None
     return f"{parts[0]}{parts[1] / parts[2]:.2f}"
 
 
 def other_number(gold: str, rng: random.Random) -> str | None:
     places = list(re.finditer(r"(?<![\d.])\d{1,6}(?![\d.])", gold))
-    if not places or _INTEGER.fullmatch(gold) or r"\text" in gold or re.search(r"[a-zA-Z]_|mod|[|]|!",
+    if not places or _INTEGER.fullmatch(gold) or r"\text" in gold or re.search(r"[a-zA-Z]_|mod|binom|[|]|!",
                                                                                gold) or gold.count("=") > 1:
         return None
     one = rng.choice(places)
@@ -149,7 +151,7 @@ def swapped_pair(gold: str, _: random.Random) -> str | None:
     found = _TUPLE.fullmatch(gold)
     if found is None:
         return None
-    parts = [part.strip() for part in found[3].split(",")]
+    parts = [part.strip() for part in found[3].removesuffix(r"\right").split(",")]
     if len(parts) != 2 or parts[0] == parts[1]:
         return None
     return f"{found[2]}{parts[1]}, {parts[0]}{found[5]}"
@@ -181,8 +183,7 @@ SAME: tuple[Rule, ...] = (display, slash, unreduced, decimal, grouped, pointed, 
                           swapped_sum,
                           shuffled_list, as_inequality, worded)
 OTHER: tuple[Rule, ...] = (next_integer, other_sign, tenfold, inverse, rounded, other_number, swapped_pair, other_bracket,
-                           one_less,
-                           one_more, without_root)
+                           one_less, one_more, without_root, *near_misses.MISSES)
 _FRAMES = (r"So the answer is $\boxed{%s}$.", r"Therefore, \[\boxed{%s}\]", "Thus we are done.\n\nFinal Answer: $%s$",
            "The answer is $%s$.",
            "<think>Let me see.</think> <answer>%s</answer>", r"We get $%s$ in the end.")

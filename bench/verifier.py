@@ -3,9 +3,9 @@
     python bench/verifier.py [--data FOLDER] [--out bench/results/verifier.json]
 
 Sets: the pairs of public test suites in bench/data/answer_pairs.jsonl (docs/verifiers.md says where they come from), each part by
-itself: the verifier was built on "open" and "second", its errors on "held-out" were never looked at. With a folder of references
-(math_test.jsonl ...) also answers made of them by the rules of bench/rewrites.py. Every grader runs in the same pool of one
-worker and is given the same lines; docs/verifiers.md holds the tables.
+itself: the verifier was built on "open", "second" and "third"; "fresh" was graded once, when it was ready. With a folder of
+references (math_test.jsonl ...) also answers made of them by the rules of bench/rewrites.py. Every grader runs in the same pool
+of one worker and is given the same lines; docs/verifiers.md holds the tables.
 """
 
 import argparse
@@ -35,7 +35,7 @@ EACH = 100
 
 def sets(data: Path | None) -> dict[str, list[dict[str, Any]]]:
     lines = [json.loads(line) for line in (HERE / "data" / "answer_pairs.jsonl").read_text(encoding="utf-8").splitlines()]
-    found = {part: [line for line in lines if line["part"] == part] for part in ("open", "second", "held-out")}
+    found = {part: [line for line in lines if line["part"] == part] for part in ("open", "second", "third", "fresh")}
     if data is not None:
         found["made by rules"] = list(rewrites.made(data, EACH))
     return found

@@ -268,7 +268,17 @@ def test_what_cannot_be_is_refused_before_any_work(monkeypatch):
 
 @pytest.mark.slow
 def test_torchrun_starts_the_ranks(model, tmp_path):
-    words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "-m", "groupwise"]
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "groupwise", "--"]
     (tmp_path / "run.toml").write_text(to_toml(tiny_run(model, parallel="fsdp2", steps=2)))
-    subprocess.run([*words, "train", "--config", "run.toml"], cwd=tmp_path, check=True, timeout=300)
-    assert len(read_lines(tmp_path / "runs/tiny/metrics.jsonl")) == 2
+    subprocess.run([*words, "train", "--config", "run.toml", "--run", "by-torchrun"], cwd=tmp_path, check=True, timeout=300)
+    assert len(read_lines(tmp_path / "runs/by-torchrun/metrics.jsonl")) == 2
+
+
+@pytest.mark.gpu
+def test_a_rank_on_each_gpu_is_one_process(model, team, tmp_path):
+    team.close()
+    plain = tiny_run(model, steps=3, checkpoint_every=2, dtype="float32", device="cuda")
+    run = replace(plain, learner=replace(plain.learner, parallel="fsdp2"))
+    rows = [read_lines(train(one, tmp_path / name) / "metrics.jsonl") for name, one in {"one": plain, "shards": run}.items()]
+    for one, other in zip(*rows, strict=True):
+        assert other["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-3)

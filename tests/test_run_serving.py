@@ -70,6 +70,14 @@ def test_an_engine_that_dies_leaves_no_trace_in_the_record(tmp_path, faults):
     assert record(resume(calm)) == whole  # from the checkpoint before, with a new engine
 
 
+def test_it_samples_ahead_of_the_learner(tmp_path, faults):
+    run = tiny_run(tiny_folder(tmp_path / "base"), "calm", engine="vllm", max_staleness=1, steps=3)
+    calm = train(run, tmp_path)
+    assert [row["stale"] for row in read_lines(calm / "metrics.jsonl")] == [0.0, 1.0, 1.0]
+    faults.steps, faults.dies = 0, {20, 47}
+    assert record(train(replace(run, name="killed"), tmp_path)) == record(calm)
+
+
 def test_adapters_are_merged_for_the_engine(tmp_path, faults):
     pytest.importorskip("peft")
     run = tiny_run(tiny_folder(tmp_path / "base"), engine="vllm", lora_rank=4, steps=1)

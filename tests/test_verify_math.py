@@ -43,6 +43,63 @@ DIFFERENT = [
     ("42", ""),
     ("0.25", "0.3"), ("100", "99.9999999"), ("x^2=4", "4"), ("1e300", "2e300"), ("3", r"3\pm 1")]
 
+SAME += [tuple(line.split(" | ")) for line in r"""
+|x|>5 | (-\infty,-5)\cup(5,\infty)
+|2x-3| \le 2 | \frac12 \le x \le \frac52
+-2x<6 | x>-3
+x \ne 0 | \mathbb{R}\setminus\{0\}
+x \in \mathbb{R}, x \ne 3 | (-\infty,3)\cup(3,\infty)
+x>2 and x<5 | (2,5)
+(0,2)\setminus\{1\} | (0,1)\cup(1,2)
+\{1,2,3\}\cap\{2,3,4\} | \{2,3\}
+\begin{vmatrix}1&2\\3&4\end{vmatrix} | -2
+\frac15\begin{pmatrix}1\\2\end{pmatrix} | \begin{pmatrix}1/5\\2/5\end{pmatrix}
+\begin{pmatrix}1&2\\3&4\end{pmatrix}^{-1} | \begin{pmatrix}-2&1\\3/2&-1/2\end{pmatrix}
+\begin{pmatrix}1&1\\0&1\end{pmatrix}^3 | \begin{pmatrix}1&3\\0&1\end{pmatrix}
+V_1:V_2=1:2 | 1:2
+p=5,q=2; p=7,q=2 | (5,2),(7,2)
+3 hours 20 minutes | 200 minutes
+10\text{ kg m/s}^2 | 10\text{ N}
+20^\circ C | 20^\circ\text{C}
+30^\circ | \frac{\pi}{6}
+\$5 | 500 cents
+x \equiv 3 \pmod 5 | x \equiv 8 (mod 5)
+0.\overline{142857} | 1/7
+{16 \choose 2} | 120
+(x-4a)^{6000} | (4a-x)^{6000}
+(5\sqrt2-7)^7 | (19601-13860\sqrt2)^{7/4}
+\frac{\pi}{4}+k\pi | \frac{\pi}{4}+n\pi
+no solution | \emptyset
+2.5 x 10^3 | 2500
+a+bi | a+b i
+1{,}234.5 | \$1,234.50""".strip().splitlines()]
+DIFFERENT += [tuple(line.split(" | ")) for line in r"""
+|x|>5 | x>5
+x>2 | 2<x<5
+\begin{vmatrix}1&2\\3&4\end{vmatrix} | \begin{pmatrix}1&2\\3&4\end{pmatrix}
+x=1,y=2 | 2,1
+f(x)=x^2 | g(x)=x^2
+3:30 pm | 3:30 am
+5\text{ cm}^2 | 5\text{ cm}^3
+2 m/s | 2 km/h
+20^\circ C | 20^\circ F
+30^\circ | 30\text{ radians}
+-5^\circ | -5\text{ radians}
+\$5 | 5 cents
+12\text{ people} | 12\text{ meters}
+\sqrt{2}+10^{12} | \sqrt{2}+10^{12}+1
+x^2+10^{12} | x^2+10^{12}+1
+\frac{1}{2004!} | -\frac{1}{2004!}
+(a^b)^c | a^{bc}
+y(0)e^x | x(0)e^x
+y' | y
+\gcd(k, p - 1) | \gcd(k, p + 1)
+x \equiv 3 \pmod 5 | x\equiv 3\pmod 7
+2,3 | 2.3
+\mathbb{R}\setminus\{0\} | \mathbb{R}
+(0,1)\cup(1,2) | (0,2)
+2k\pi | k\pi""".strip().splitlines()]
+
 
 @pytest.mark.parametrize(("gold", "given"), [pair for pair in SAME if pair != ("abc", "cba")])
 def test_the_same_answer_in_another_writing(gold, given):
@@ -112,11 +169,20 @@ def test_a_cut_response_is_truncated_unless_its_mark_is_closed(seed):
     ("#### 18", "18"), ("**Answer:** $12$", "12"), ("Final Answer: The final answer is $12$. I hope it is correct.", "12"),
     ("Answer:\n\\[\\frac{1}{2}\\]", r"\frac{1}{2}"), ("\\boxed{}", None), ("<answer>your answer</answer>", None), ("\\boxed{3",
                                                                                                                    None),
-    (r"\fbox{7}", "7"), (r"\boxed{2} and \boxed{3}", "2, 3"), ("Therefore we get x = 5.", "5"),
+    (r"\fbox{7}", "7"), (r"\boxed{2} and \boxed{3}", "2, 3"), (r"\boxed{1}, no no, \boxed{2}", "2"),
+    (r"The answer is $5$ or $6$.", "5, 6"), ("The answer is 12 cm$^2$.", "12 cm^2"), ("Compute $2+3$.", None),
+    ("Therefore we get x = 5.", "5"),
     ("He had 17 apples in the morning. Who knows", None),
     ("", None), ("\\\\boxed{5}", "5")])
 def test_where_the_answer_stands(text, found):
     assert next((one.text for one in answers_in(text)), None) == found
+
+
+@pytest.mark.parametrize("text", ["1, 2", "x=1, x=2", r"\boxed{1} or \boxed{2}", "The answer is $1$ or maybe $2$.", "1 or 2",
+                                  r"<answer>\pm 1</answer>", "<answer>-(1)</answer>", r"<answer>1\pi</answer>"])
+def test_of_several_answers_none_is_taken(text):
+    assert not math(text, "1", {}).correct
+    assert not math(text, "2", {}).correct
 
 
 def test_numbers_of_the_problem_are_not_an_answer():

@@ -73,7 +73,9 @@ def sharded(scorer: Scorer, mesh: DeviceMesh, precision: torch.dtype) -> Root:
     In bfloat16 the ranks gather and multiply weights in bfloat16, and add gradients, keep the weights and step in float32.
     """
     narrow = precision == torch.bfloat16
-    policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if narrow else MixedPrecisionPolicy()
+    # What goes in is a batch, whose numbers are not to be cast.
+    gathered, added = (torch.bfloat16, torch.float32) if narrow else (None, None)
+    policy = MixedPrecisionPolicy(gathered, added, cast_forward_inputs=False)
     root = Root(replace(scorer, precision=torch.float32))  # the policy takes the place of autocast
     for block in blocks(scorer.trunk.model).values():
         fully_shard(block, mesh=mesh, mp_policy=policy)

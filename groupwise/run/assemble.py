@@ -30,7 +30,7 @@ from groupwise.run.collect import Sampler
 from groupwise.run.compose import method_of
 from groupwise.run.compute import by_modules, check_ahead, compiler, kernels_of, native_of
 from groupwise.run.grade import Grader
-from groupwise.run.learning import Share, learner_of, rates, scale_of
+from groupwise.run.learning import rates, scale_of, shared_learner
 from groupwise.run.link import number
 from groupwise.run.look import generated
 from groupwise.run.machine import SMALL, device_of, most_rows, with_threads
@@ -41,7 +41,7 @@ from groupwise.run.rewards import check_weights, named
 from groupwise.run.serving import python_of, vllm_of
 from groupwise.run.settings import Run
 from groupwise.run.watch import Watch
-from groupwise.run.workers import Setup, Workers
+from groupwise.run.workers import Workers
 from groupwise.tasks import make
 from groupwise.tasks.task import Task
 from groupwise.verify import check_ready
@@ -123,7 +123,8 @@ def assemble(run: Run, folder: Path, weights: Path | None = None, *, serve: bool
         raise ConfigError(f"the model holds {context} positions and max_tokens is {run.sampling.max_tokens}, which leaves no "
                           "room for a prompt: lower --max-tokens")
     with contextlib.ExitStack() as opening:
-        learner, workers = _learner(opening, run, policy, method, base, weights, library)
+        compile = compiler(library, run.learner.threads, run.learner.dtype)
+        learner, workers = shared_learner(opening, run, policy, method, base, weights, compile)
         grader = opening.enter_context(
             Grader(task.verifier, run.rewards, weights=run.reward_weights, workers=run.verify_workers,
                    deadline=run.verify_deadline, device=device))
@@ -139,19 +140,6 @@ def assemble(run: Run, folder: Path, weights: Path | None = None, *, serve: bool
     return job
 
 
-def _learner(opening: contextlib.ExitStack, run: Run, policy: Policy, method: Method, base: str | Path, weights: Path | None,
-             library: Library | str) -> tuple[Learner, Workers | Ranks]:
-    """The learner, and the processes that share its work, which get ready while the rest is made."""
-    own, place = run.learner, str(weights) if weights else None
-    if own.parallel == "fsdp2":
-        ranks = opening.enter_context(Ranks(own.ranks, own.threads, own.device))
-        return Share(run, str(base), place).first(ranks, method, policy), ranks
-    workers = opening.enter_context(Workers(own.workers, own.threads))
-    learner = learner_of(run, policy, method, base, compiler(library, own.threads, own.dtype), workers)
-    workers.join(learner, Setup(run, str(base), place), method.objective)
-    return learner, workers
-
-
 def _job(run: Run, folder: Path, task: Task, method: Method, learner: Learner, grader: Grader, workers: Workers | Ranks,
          context: int, python: str) -> Job:
     """The prompts, the engine and the sampler, around what is there."""
@@ -165,7 +153,7 @@ def _job(run: Run, folder: Path, task: Task, method: Method, learner: Learner, g
         engine: Native = vllm_of(run, learner, python, [p.tokens for p in prompts], [p.tokens for p in heldout],
                                  0 if task.environment is None else context)
     else:
-        engine = native_of(run, learner, workers if isinstance(workers, Workers) else None)
+        engine = native_of(run, learner, workers)
     sampler = Sampler(method, engine, grader, policy, prompts, sampling, prompts_per_step=run.prompts_per_step,
                       group_size=run.group_size, seed=run.seed, environment=task.environment, learner=learner,
                       context_limit=context)

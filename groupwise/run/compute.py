@@ -18,6 +18,7 @@ from groupwise.models.head import Trunk
 from groupwise.models.load import Policy
 from groupwise.run.learner_settings import LearnerSettings
 from groupwise.run.machine import MOST_ROWS, most_rows
+from groupwise.run.ranks import Ranks
 from groupwise.run.settings import Run
 from groupwise.run.workers import Split, Workers
 from groupwise.sampling.intervention import Intervention
@@ -48,7 +49,7 @@ def compiler(library: Library | str, threads: int, dtype: str) -> Compile | None
     return partial(Compiled, library=library, threads=threads, narrow=narrow)
 
 
-def engine_of(policy: Policy, compiled: Compiled | None = None, workers: Workers | None = None) -> Native:
+def engine_of(policy: Policy, compiled: Compiled | None = None, workers: Workers | Ranks | None = None) -> Native:
     """The engine that samples from a policy: by kernels if it is in them, with other processes if there are any, on a GPU by
     captured steps; a model that these cannot cache is run whole for every token.
     """
@@ -57,13 +58,13 @@ def engine_of(policy: Policy, compiled: Compiled | None = None, workers: Workers
     trunk = Trunk(policy.model, head_float32=policy.head_float32)
     if reason := uncached(policy, trunk):
         return Whole(policy, reason, max_rows=MOST_ROWS, trunk=trunk)
-    if workers is not None and workers.size > 1:
+    if isinstance(workers, Workers) and workers.size > 1:
         return Split(policy, workers, max_rows=MOST_ROWS)
     on_gpu = next(policy.model.parameters()).is_cuda
     return (Graphs if on_gpu else Native)(policy, max_rows=MOST_ROWS, trunk=trunk)
 
 
-def native_of(run: Run, learner: Learner, workers: Workers | None) -> Native:
+def native_of(run: Run, learner: Learner, workers: Workers | Ranks | None) -> Native:
     """The engine of a run in this process; where it samples ahead of the learner it has weights of its own."""
     policy, compiled = learner.policy, learner.scorer.compiled if isinstance(learner.scorer, KernelScorer) else None
     if run.max_staleness:

@@ -1,5 +1,6 @@
 """From a run's settings to its learner: with the models that its method needs, its routing and its learning rates."""
 
+import contextlib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from groupwise.run.compose import method_of
 from groupwise.run.policy import policy_for, reference_for
 from groupwise.run.ranks import Ranks
 from groupwise.run.settings import Run
-from groupwise.run.workers import Workers
+from groupwise.run.workers import Setup, Workers
 
 
 def learner_of(run: Run, policy: Policy, method: Method, base: str | Path, compile: Compile | None = None,
@@ -29,6 +30,19 @@ def learner_of(run: Run, policy: Policy, method: Method, base: str | Path, compi
     """The learner of a method, with the reference model if it needs one."""
     models = _models(run, policy, method, base, run.learner.device)
     return Learner(policy, settings_of(run, method), needs=method.needs, models=models, compile=compile, team=workers)
+
+
+def shared_learner(opening: contextlib.ExitStack, run: Run, policy: Policy, method: Method, base: str | Path,
+                   weights: Path | None, compile: Compile | None) -> tuple[Learner, Workers | Ranks]:
+    """The learner, and the processes that share its work, which get ready while the rest is made; `opening` closes them."""
+    own, place = run.learner, str(weights) if weights else None
+    if own.parallel == "fsdp2":
+        ranks = opening.enter_context(Ranks(own.ranks, own.threads, own.device))
+        return Share(run, str(base), place).first(ranks, method, policy), ranks
+    workers = opening.enter_context(Workers(own.workers, own.threads))
+    learner = learner_of(run, policy, method, base, compile, workers)
+    workers.join(learner, Setup(run, str(base), place), method.objective)
+    return learner, workers
 
 
 def _models(run: Run, policy: Policy, method: Method, base: str | Path, device: str) -> Models:

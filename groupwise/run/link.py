@@ -80,22 +80,26 @@ class Link:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", rank)))
         dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", store=PrefixStore("group", store),
                                 rank=rank, world_size=size, timeout=timedelta(seconds=patience))
-        self.orders = dist.new_group(backend="gloo", timeout=LISTENING)
-        self.mesh = init_device_mesh(device, (size,))
+        self.mesh, self.patience = init_device_mesh(device, (size,)), timedelta(seconds=patience)
 
-    def send(self, rank: int, message: Any, *, order: bool = False) -> None:
-        """Send to a rank: an order, which it may take its time to listen to, or an answer. RuntimeError: it is gone."""
-        data, group = torch.frombuffer(packed(message), dtype=torch.uint8), self.orders if order else None
-        dist.send(torch.tensor([len(data)]), rank, group=group)
-        dist.send(data, rank, group=group)
+    def send(self, rank: int, message: Any) -> None:
+        """Send to a rank. RuntimeError: it is gone, or does not listen."""
+        data = torch.frombuffer(packed(message), dtype=torch.uint8)
+        for part in (torch.tensor([len(data)]), data):
+            _done(dist.isend(part, rank), self.patience)
 
     def receive(self, rank: int, *, order: bool = False) -> Any:
-        """What a rank sends, its tensors on this one's device. RuntimeError: it is gone, or took too long."""
-        size, group = torch.zeros(1, dtype=torch.int64), self.orders if order else None
-        dist.recv(size, rank, group=group)
+        """What a rank sends, its tensors on this device; an order may be long in coming. RuntimeError: it is gone, or late."""
+        size = torch.zeros(1, dtype=torch.int64)
+        _done(dist.irecv(size, rank), LISTENING if order else self.patience)
         data = torch.empty(int(size), dtype=torch.uint8)
-        dist.recv(data, rank, group=group)
+        _done(dist.irecv(data, rank), self.patience)
         return unpacked(data.numpy().data, self.device)
+
+
+def _done(work: dist.Work | None, most: timedelta) -> None:
+    assert work is not None
+    work.wait(most)
 
 
 def store_at(port: int, *, host: str = "127.0.0.1", master: bool) -> TCPStore:

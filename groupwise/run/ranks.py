@@ -144,14 +144,14 @@ class Ranks:
             for rank, task in enumerate(others, 1):
                 given = task.objective is not self.objective or self.objective is None  # what they have need not pickle
                 lean = replace(task, objective=task.objective if given else None).alone()
-                self.connected().send(rank, ("work", (lean, task.objective is not None and not given)), order=True)
+                self.connected().send(rank, ("work", (lean, task.objective is not None and not given)))
             return [own(first), *(self.connected().receive(rank) for rank in range(1, self.size))]
 
     def tell(self, name: str, *given: Any) -> None:
         """Have the others do something."""
         with self.guarded():
             for rank in range(1, self.size):
-                self.connected().send(rank, (name, given), order=True)
+                self.connected().send(rank, (name, given))
 
     @contextlib.contextmanager
     def together(self, name: str, *given: Any) -> Iterator[None]:
@@ -236,7 +236,7 @@ class Ranks:
         if well and self.link is not None:
             with contextlib.suppress(RuntimeError):
                 for rank in range(1, self.size):
-                    self.link.send(rank, ("end", ()), order=True)
+                    self.link.send(rank, ("end", ()))
         for other in self.others:
             other.close(GRACE if well else 0.0)
         if dist.is_initialized():

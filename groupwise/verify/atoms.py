@@ -92,8 +92,8 @@ class Atoms(Cursor):
             return self._word(token)
         if token.kind == "command":
             return self._command(token.text[1:])
-        if token.text in (r"\begin",):
-            return self._matrix()
+        if token.text in (r"\begin", r"\begin|"):
+            return self._matrix() if token.text == r"\begin" else ("call", "det", self._matrix())
         if token.text in CLOSING:
             return self._bracket(token.text)
         if token.text == "|":
@@ -135,6 +135,9 @@ class Atoms(Cursor):
             else:
                 self.at += 1
             name += "_" + "".join(t.text for t in self.tokens[start:self.at] if t.text not in "{}")
+        if [self.peek(ahead) for ahead in range(3)] == ["(", "0", ")"]:  # y(0) is not y times 0
+            self.at += 3
+            name += "(0)"
         return (kind, name)
 
     def _command(self, name: str) -> Node:
@@ -154,8 +157,11 @@ class Atoms(Cursor):
             return self._call(FUNCTIONS[name])
         if name in CONSTANTS:
             return ("const", CONSTANTS[name])
-        if name in ("pmod", "bmod"):
-            return ("call", "mod", self.argument())
+        if name in ("dot", "ddot", "tilde"):
+            inside = self.argument()
+            if inside[0] != "sym":
+                raise UnreadableError(f"\\{name} of an expression")
+            return self._subscript("sym", f"{name} {inside[1]}")
         if name in IGNORED:
             return self.argument() if self.peek() == "{" else self.atom()
         if name in GREEK or name.startswith(("mathbb", "mathfrak", "aleph")):
@@ -201,6 +207,11 @@ class Atoms(Cursor):
         closings = (CLOSING[opening], ")", "]") if opening in "([" else (CLOSING[opening],)
         items = self.items(closings)
         closing = self.peek()
+        if len(items) == 1 and closing in (r"\choose", r"\over") and opening == "{":
+            self.at += 1
+            bottom = self.side()
+            self.need("}")
+            return ("call", "binom", items[0], bottom) if closing == r"\choose" else ("/", items[0], bottom)
         if closing not in closings:
             raise UnreadableError(f"{opening!r} is not closed")
         self.at += 1

@@ -17,7 +17,7 @@ class Cursor:
     r"""`tokens`, the place in them, the depth of brackets, and the sign that \pm stands for."""
 
     def __init__(self, tokens: list[Token], plus: int) -> None:
-        self.tokens, self.at, self.depth, self.bars, self.plus = tokens, 0, 0, 0, plus
+        self.tokens, self.at, self.depth, self.bars, self.plus, self.wide = tokens, 0, 0, 0, plus, False
 
     def peek(self, ahead: int = 0) -> str:
         """The text of a coming token; text in quotes and the end are "" here."""
@@ -42,13 +42,14 @@ class Cursor:
             raise UnreadableError(f"{wanted!r} expected, got {self.peek()!r}")
 
     def joint(self) -> bool:
-        """Go past what separates items: a comma, a semicolon, "and", "or"."""
-        found = False
+        """Go past what separates items: a comma, a semicolon, "and", "or"; `wide` says that it was a semicolon or "or"."""
+        found, self.wide = False, False
         while self.at < len(self.tokens):
             token = self.tokens[self.at]
             word = token.text.strip(" ,").casefold() if token.kind in ("text", "word") else ""
             if token.text in (",", ";", r"\vee", r"\lor", r"\land", r"\wedge", r"\&") or word in ("and", "or"):
                 self.at, found = self.at + 1, True
+                self.wide = self.wide or token.text == ";" or word == "or"
             elif token.kind == "text" and not token.text.strip(" ,"):
                 self.at += 1
             else:
@@ -69,6 +70,8 @@ class Cursor:
         if kind == "text":  # after a number any noun: 81\\text{ teachers}
             counted = self.at > 0 and self.kind(-1) == "number" and self.kind(1) == "" and _NOUN.fullmatch(text) is not None
             return bool(text.strip()) and (counted or is_unit(text))
+        if kind == "word" and text == "min" and self.at and self.kind(-1) == "number" and self.peek(1) not in ("(", "{"):
+            return True
         if kind != "word" or text in FUNCTIONS or text.casefold() in ("and", "or") or len(text) < 2:
             return False
         return is_unit(text) or text.casefold() in ("square", "cubic", "sq", "per")
@@ -82,15 +85,15 @@ class Cursor:
             return text.casefold() not in ("and", "or")
         if kind == "command":
             return text[1:] in FUNCTIONS or text[1:] in CONSTANTS or text[1:] in GREEK or text[1:] in IGNORED or text in (
-                r"\frac", r"\binom", r"\lfloor", r"\lceil", r"\pmod", r"\bmod")
-        return text in ("(", "[", "{", r"\begin") or (text == "|" and not self.bars)
+                r"\frac", r"\binom", r"\lfloor", r"\lceil", r"\dot", r"\ddot", r"\tilde")
+        return text in ("(", "[", "{", r"\begin", r"\begin|") or (text == "|" and not self.bars)
 
     def number(self, text: str) -> Node:
         r"""A number: a plain one, 0.1\overline{6}, 1.5e-3."""
         places = text.partition(".")[2]
         if len(text) > 400:
             raise UnreadableError("a number too long")
-        if self.peek() == r"\overline" and self.kind(2) == "number" and self.peek(3) == "}" and "." in text:
+        if self.peek() in (r"\overline", r"\bar", r"\dot") and self.kind(2) == "number" and self.peek(3) == "}" and "." in text:
             period = self.peek(2)
             self.at += 4
             repeating = Fraction(int(period), (10 ** len(period) - 1) * 10 ** len(places))

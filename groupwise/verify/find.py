@@ -35,18 +35,27 @@ _CLAUSE = re.compile(r"[.](?=\s+[A-Z(<]|\s*$)|;\s|\bbecause\b|\bsince\b|, (?=it|
 _STATES = re.compile(r"(?<![a-zA-Z])(?:is|are|equals)(?:\s+equal\s+to)?(?=[\s:])(?!\s+(?:not|in|an?|the|at|on|of)\b)[\s:]+")
 _DENIED = re.compile(r"(?:\bnot|n't|\bnever|\bneither|\brather than|\binstead of)\s*(?:\$|\\\(|\*\*)?\s*$", re.IGNORECASE)
 _DENIES = re.compile(r"\s*(?:\$|\*\*)?\s*(?:not|never|neither|wrong|incorrect|unknown|unclear)\b", re.IGNORECASE)
+_EITHER = re.compile(r"\$[^$]{1,60}\$[\w\s,]{0,20}\bor\b[\w\s,]{0,20}\$")
 _FORMULA = re.compile(r"\$\$(.{1,1500}?)\$\$|\\\[(.{1,1500}?)\\\]"
                       r"|(?<![\\$])\$(?!\$)([^$]{1,1500}?)(?<!\\)\$|\\\((.{1,1500}?)\\\)", re.DOTALL)
-_BETWEEN = re.compile(r"(?:(?!\n\s*\n|[.!?:]\s)(?:[^{}=]|\\text\{[^{}]*\}|[a-zA-Z]_\{?\w\}?\s*=)){0,100}", re.DOTALL)
+_BETWEEN = re.compile(r"(?:\s|[$,;&~]|\\[()\[\],;:! ]|\\q?quad|\\(?:text|textbf|mathrm)\{\s*(?:and|or)?\s*\}|\b(?:and|or)\b"
+                      r"|\\?[a-zA-Z](?:_\{?\w\}?)?\s*=){0,60}"
+                      r"|[\s$~]*(?:\\text\{)?[\w\s()$-]{1,40}(?:\band|\bor|,)[\s$~]*\}?[\s$~]*")
+"""What stands between the boxes of one list."""
 _PLACEHOLDER = re.compile(
     r"\s*|\W*(?:(?:your|the|final|numeric|insert|enter|put)?[\s_]*(?:final|numeric(?:al)?)?[\s_]*"
     r"(?:answer|result|value|expression|option|letter)[\s_]*(?:here)?|\.{2,}|…|\\[lc]?dots|#+|_+|X{3,}|\?+)\W*", re.IGNORECASE)
 _NUMBER = re.compile(
     r"(?:(?<![\w)\]}])[-−+])?\\?\$?(?:\\[dt]?frac\{-?\d{1,40}\}\{\d{1,40}\}|(?:\d{1,3}(?:(?:,|\{,\})\d{3})+(?!\d)|\d+)(?:\.\d+)?"
     r"(?:[eE][-+]?\d{1,3}(?!\d)|\s?/\s?\d+)?|\.\d+)(?:\s?\\?%)?")
+_MORE = re.compile(r"[-+*/^_=<>{}\\]|\((?![A-J]\))")
+"""What makes a number a part of a formula: it is not the answer by itself."""
 _CONCLUDES = re.compile(r"=|\b(?:is|are|was|were|be|equals?|therefore|thus|so|hence|total|get|gets|have|has|gives?|makes?|needs?"
                         r"|left|by|answer|result|finally|only)\b|≈|\\approx|:", re.IGNORECASE)
 _SAYS = re.compile(r"\b(?:is|are|was|so|thus|hence|get|be|not)\b", re.IGNORECASE)
+_ASKS = re.compile(r"^\W*(?:compute|find|evaluate|simplify|determine|calculate|what|how|express|solve|convert|expand|factor"
+                   r"|let us|let's|now we|next|we (?:need|must|have) to)\b|\?\W*$", re.IGNORECASE)
+"""A sentence that states a problem or a plan concludes nothing."""
 _WORD = re.compile(r"(?<![\\a-zA-Z])(?!(?:sin|cos|tan|sqrt|log|exp|and|frac|text|left|right)\b)[a-zA-Z]{2,}")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z\\$(])|\n+")
 _CHOICE = re.compile(r"(?:answer is(?: \w+){1,3} (?=[A-HJ][,.;)]|[A-HJ]$)"
@@ -122,7 +131,7 @@ def _boxed(text: str) -> list[str]:
         parts.append(before[2])
         start = before[0]
     distinct = list(dict.fromkeys(reversed(parts)))
-    return [*([", ".join(distinct)] if len(distinct) > 1 and sum(map(len, distinct)) < 1000 else []), inside]
+    return [", ".join(distinct)] if sum(map(len, distinct)) < 1000 else [inside]
 
 
 def _concluded(text: str, cut: bool) -> bool:
@@ -152,6 +161,7 @@ def _line(text: str) -> str | None:
 
 def _readings(line: str) -> Iterator[str]:
     """An answer's line as it is, its formulas, and its first clause."""
+    line = re.sub(r"\$(\^[^$]{1,10})\$", r"\1", line)
     clause = _clause(line)
     if stated := list(_STATES.finditer(clause)):
         line = clause = clause[stated[-1].end():]
@@ -160,17 +170,20 @@ def _readings(line: str) -> Iterator[str]:
         outside = _FORMULA.sub("", line)
         if len(formulas) > 1 and re.fullmatch(r"(?:[\s,;.\"'\\]|\band\b|\bor\b|\bx\b)*", outside):
             yield ", ".join(formulas)
+            return
+        if len(formulas) > 1 and _EITHER.search(line):  # two answers are none
+            return
         yield formulas[0]
         if len(formulas) > 1:
             return
     if clause and not formulas:
         yield clause
         number = [m.group() for m in _NUMBER.finditer(clause)]
-        if len(number) == 1 and number[0] != clause:
+        if len(number) == 1 and number[0] != clause and not _MORE.search(clause.replace(number[0], "", 1)):
             yield number[0]
         elif "=" in clause:
             yield clause.rsplit("=", 1)[1]
-    if (choice := _CHOICE.search("answer " + line)) is not None:
+    if (choice := _CHOICE.search("answer is " + line)) is not None:
         yield choice.group(1) or choice.group(2)
 
 
@@ -195,10 +208,16 @@ def _unmarked(text: str) -> Iterator[Found]:
         return
     if r"\boxed" in end or "<answer>" in end:  # begun and not closed, or a placeholder: nothing else of it is an answer
         return
-    if len(end) <= 80 and "\n" not in end and len(_WORD.findall(end)) <= 2 and not _SAYS.search(end):
+    if len(end) <= 200 and "\n" not in end and len(_WORD.findall(end)) <= 2 and not (_SAYS.search(end) or _ASKS.search(end)):
         yield Found("last", end)
+        if re.search(r",\s|;|\b(?:and|or)\b", end):  # of several answers the last is not the answer
+            return
     sentence = next((s for s in reversed(_SENTENCE.split(end)) if s.strip(" *$.`\\")), "")
     formulas = _formulas(end)
+    shown = max((found.start() for found in _FORMULA.finditer(end)), default=0)
+    before = next((s for s in reversed(_SENTENCE.split(end[:shown])) if s.strip()), "")
+    if _ASKS.search(sentence) or (formulas and _ASKS.search(before)):
+        return
     after = end[max((found.end() for found in _FORMULA.finditer(end)), default=0):]
     if formulas and not (_NUMBER.search(after) and _CONCLUDES.search(after)):
         spans = list(_FORMULA.finditer(end))

@@ -4,14 +4,12 @@ r"""The verifier `math`: where the answer stands (`find`), its normal form, exac
     text       the same text once LaTeX's variants are one
     exact      both are fractions
     value      expressions, lists, intervals, matrices, relations (`equal`)
-    symbolic   math-verify, where one side could not be read here (sums, integrals); a second opinion on lists and letters
+    symbolic   math-verify, where one side could not be read here (sums, integrals)
 
-Two numbers that could be read are never given to math-verify. Its own timers are signals, which fail off the main thread: they
-are off, so that tier may hang. Run this verifier in a worker with a deadline (`groupwise.verify.pool`), never in the training
-process.
+Two answers that could be read are never given to math-verify, and it has a time of its own (`opinion`). Run this verifier in a
+worker with a deadline (`groupwise.verify.pool`), never in the training process.
 """
 
-import logging
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -22,19 +20,22 @@ from groupwise.verify.cursor import Node
 from groupwise.verify.equal import same
 from groupwise.verify.find import MARKED, Found, answers_in
 from groupwise.verify.markup import LONGEST, UnreadableError, spelled, tokens
+from groupwise.verify.opinion import Opinions
 from groupwise.verify.syntax import read
 from groupwise.verify.text import answers, plain_latex
-from groupwise.verify.value import UndefinedError, symbols
+from groupwise.verify.units import is_unit
+from groupwise.verify.value import UndefinedError
 
-VERSION = "math/2"
+VERSION = "math/4"
 """Changes with any verdict of `math`."""
-_SYMBOLIC = 400
-"""Characters that math-verify is given of an answer."""
-_LETTERS = re.compile(r"[A-Za-z]{3,}(?:[\s'-]+[A-Za-z]+)*|[A-Z]{2,}|[A-Za-z]+(?:[\s'-]+[A-Za-z]+){2,}")
-_COUNTED = re.compile(r"-?[\d.,]+\s*[a-zA-Z]+")
-"""A number and a letter, which may be a unit: math-verify leaves units out."""
+_LETTERS = re.compile(r"[A-Za-z]{3,}(?:[\s'_-]+[A-Za-z]+)*|[A-Z]{2,}|[A-Za-z]+(?:[\s'-]+[A-Za-z]+){2,}")
+_PROSE = re.compile(r"(?<![\\a-zA-Z{])[a-zA-Z]{3,}[\s,]+(?:[a-zA-Z]{1,3}[\s,]+)?[a-zA-Z]{3,}(?![a-zA-Z(}])")
+"""Words of a sentence: math-verify would take a number out of them."""
+_LETTER_UNIT = re.compile(r"(-?\d[\d.,]*)\s+([mgshLJNWVAKTC](?:\^\{?[23]\}?)?)")
+"""A number and a letter, which is a unit where the other side is a number, perhaps with a unit."""
+_AMOUNT = re.compile(r"[-\d.,{}\s/]*(?:\\d?frac[\d{}]+)?(?:\\(?:text|mathrm)\{)?([a-zA-Z /]*)\}?(?:\^\{?[23]\}?)?")
+_SIGNS = re.compile(r"\\(?:pm|mp)(?![a-zA-Z])")
 _CHOICE = re.compile(r"\(?([A-J])\)?(?:[.):]|\s|$).{0,200}", re.DOTALL)
-_HEAVY = re.compile(r"\^\s*\{?[^{}]{0,60}\^|\^\s*\{?\s*\d{4,}|\*\*\s*\d+\s*\*\*|\d{30,}|\d{3,}\s*!|__|!\s*!")
 
 
 def math(text: str, answer: Any, meta: Mapping[str, Any]) -> Verdict:
@@ -52,9 +53,10 @@ def math(text: str, answer: Any, meta: Mapping[str, Any]) -> Verdict:
     if not found:
         return Verdict(False, "truncated" if cut else "no_answer", version=VERSION)
     best: Verdict | None = None
+    opinions = Opinions()
     for one in found:
         for gold in references:
-            verdict = _verdict(one, gold)
+            verdict = _verdict(one, gold, opinions)
             if verdict.correct:
                 return verdict
             best = verdict if best is None else best
@@ -70,19 +72,13 @@ def reference(text: str) -> str:
     return found.text
 
 
-def prepare() -> None:
-    """Load the symbolic tier and use it once, so that no item pays for it: a worker calls this before its first item."""
-    logging.getLogger("math_verify").setLevel(logging.CRITICAL)
-    _symbolic(r"x+\frac{1}{2}", "x+0.5")
-
-
-def _verdict(found: Found, gold: str) -> Verdict:
-    truth, tier = compare(gold, found.text)
-    kind = "ok" if truth else "mismatch" if truth is False else "unparsable"
+def _verdict(found: Found, gold: str, opinions: Opinions) -> Verdict:
+    truth, tier = compare(gold, found.text, opinions)
+    kind = "ok" if truth else "mismatch" if truth is False else "timeout" if opinions.late else "unparsable"
     return Verdict(bool(truth), kind, tier, found.text[:200], mark=found.mark, version=VERSION)
 
 
-def compare(gold: str, given: str) -> tuple[Truth, str]:
+def compare(gold: str, given: str, opinions: Opinions | None = None) -> tuple[Truth, str]:
     r"""Whether an answer is the reference, and the tier that decided; None if the answer is not to be read at all.
 
     >>> compare("1/2", "0.5"), compare(r"(-\infty, 3]", "x <= 3"), compare("5", "6")
@@ -90,28 +86,31 @@ def compare(gold: str, given: str) -> tuple[Truth, str]:
     """
     if gold == given:
         return True, "text"
+    opinions = Opinions() if opinions is None else opinions
     if len(given) > LONGEST or len(gold) > LONGEST:
         return plain_latex(gold) == plain_latex(given), "text"
     left, right = spelled(gold), spelled(given)
+    left, right = _unmeasured(left, right), _unmeasured(right, left)
     if plain(left) == plain(right) and right:
         return True, "text"
     if (chosen := _choice(left, right)) is not None:
         return chosen, "text"
     if _LETTERS.fullmatch(left) and _LETTERS.fullmatch(right):
         return same([("text", left)], [("text", right)]), "text"
-    readings, sure = _readings(left), _readings(right)
+    readings, sure = _readings(left), _readings(right, left)
     if readings and not sure and _LETTERS.fullmatch(right):
         return same(readings[0], [("text", right)]), "text"
-    truth: Truth = None
-    for one in readings:
-        for other in sure:
-            truth = _tried(one, other)
-            if truth:
-                return True, _tier(one, other)
-    if readings and sure:  # a second opinion: its no adds nothing
-        asked = _is_open(readings[0], sure[0]) and left.casefold() != right.casefold() and not _COUNTED.fullmatch(left)
-        return (True, "symbolic") if asked and _symbolic(left, right) else (truth, _tier(readings[0], sure[0]))
-    return _symbolic(left, right), "symbolic"
+    if bool(readings) != bool(sure):
+        readings, sure = readings or _last_side(left), sure or _last_side(right, left)
+    truths = [(_tried(one, other), _tier(one, other)) for one in readings for other in sure]
+    for truth, tier in truths:
+        if truth:
+            return True, tier
+    if truths:
+        return truths[-1]
+    if _PROSE.search(left) or _PROSE.search(right):
+        return False, "text"
+    return opinions.of(left, right), "symbolic"
 
 
 def plain(text: str) -> str:
@@ -123,30 +122,48 @@ def plain(text: str) -> str:
 def _choice(gold: str, given: str) -> bool | None:
     """Multiple choice: a letter, perhaps in brackets and with the option's text behind it; None if it is something else."""
     gold, given = (re.sub(r"\\(?:text|mathrm|textbf|mathbf)\s*\{([^{}]*)\}", r"\1", one).strip(" .*") for one in (gold, given))
+    gold, given = (re.sub(r"^(?:option|choice)\s+(?=\(?[A-J]\)?$)", "", one, flags=re.IGNORECASE) for one in (gold, given))
     a, b = _CHOICE.fullmatch(gold), _CHOICE.fullmatch(given)
     bare = re.compile(r"\(?([A-Ja-j])\)?")
     if a and bare.fullmatch(given):
-        return a.group(1) == given.strip("()").upper() if len(gold) > 1 or given.isupper() or "(" in given else None
+        return a.group(1) == given.strip("()").upper() if (
+            len(gold) > 1 or given.isupper() or "(" in given or gold in "ABCDE") else None
     if b and bare.fullmatch(gold) and (len(given) < 2 or not re.match(r"[A-J]\s*[-+*/^=<>_]", given)):
         return b.group(1) == gold.strip("()").upper() if gold.strip("()").isupper() else None
     return None
 
 
-def _readings(text: str) -> list[list[Node]]:
-    r"""What an answer may mean: with 1,234 as one number or as two, and \pm as both signs."""
+def _unmeasured(text: str, other: str) -> str:
+    """5 m with its unit marked as such, where the other side has no letter that could be meant."""
+    found, amount = _LETTER_UNIT.fullmatch(text), _AMOUNT.fullmatch(other)
+    return rf"{found[1]}\text{{ {found[2]}}}" if found and amount and is_unit(amount[1]) else text
+
+
+def _readings(text: str, gold: str | None = None) -> list[list[Node]]:
+    r"""What an answer may mean: with 1,234 as one number or as two, \pm as both signs, and as `gold` writes decimals and i."""
     found: list[list[Node]] = []
-    if re.fullmatch(r"-?\d{1,3},\d\d", text):  # the comma of other countries
+    if re.fullmatch(r"-?\d+,\d\d", text):  # the comma of other countries
         found.append(read(tokens(text.replace(",", "."))))
+    bare = [re.sub(r"\\[a-zA-Z]+", "", one) for one in (gold or "", text)]
+    if gold and "I" not in bare[0] and "i" not in bare[1]:
+        text = re.sub(r"(?<![a-zA-Z\\])I(?![a-zA-Z]{2})|(?<=[a-z])I\b", "i", text)
     for join in (True, False) if re.search(r"\d,\s?\d{3}(?!\d)", text) else (True,):
         try:
             pieces = tokens(text, join)
             items = read(pieces)
-            if r"\pm" in text or r"\mp" in text:
+            if _SIGNS.search(text):
                 items = items + read(pieces, -1)
             found.append(items)
         except (UnreadableError, UndefinedError, RecursionError):
             continue
     return found
+
+
+def _last_side(text: str, gold: str | None = None) -> list[list[Node]]:
+    """Of something = 1 what stands last, where that something is not to be read."""
+    before, _, last = text.rpartition("=")
+    whole = before.strip() and before.count("{") == before.count("}") and not re.search(r"[<>]|\\[lg]eq?\b", text)
+    return _readings(last.strip(), gold) if whole else []
 
 
 def _tried(gold: list[Node], given: list[Node]) -> Truth:
@@ -156,27 +173,7 @@ def _tried(gold: list[Node], given: list[Node]) -> Truth:
         return None
 
 
-def _is_open(gold: list[Node], given: list[Node]) -> bool:
-    """Whether math-verify may know better: not of two numbers, nor of a relation and a value, nor of a set and a tuple."""
-    kinds = [one[0][0] if len(one) == 1 else "seq" for one in (gold, given)]
-    constant = [kind not in ("seq", "rel", "matrix", "union", "text") and not symbols(one[0])
-                for kind, one in zip(kinds, (gold, given), strict=True)]
-    ordered = [len(one) == 1 and one[0][0] == "seq" and one[0][1] in ("(", "[") for one in (gold, given)]
-    return not all(constant) and (kinds[0] == "rel") == (kinds[1] == "rel") and (
-        ordered[0] == ordered[1] or "seq" not in (kinds[0], kinds[1]))
-
-
 def _tier(gold: list[Node], given: list[Node]) -> str:
     simple = [len(one) == 1 and one[0][0] in ("num", "neg", "/", "percent") for one in (gold, given)]
     return "exact" if all(simple) else "value"
 
-
-def _symbolic(gold: str, given: str) -> Truth:
-    """math-verify's opinion; None if it finds nothing to compare."""
-    if max(len(gold), len(given)) > _SYMBOLIC or _HEAVY.search(gold) or _HEAVY.search(given):
-        return None
-    from math_verify import parse, verify  # takes a second to import (sympy); only workers of this verifier need it
-    target, source = (parse(f"${one}$", parsing_timeout=None) for one in (given, gold))
-    if not target or not source:
-        return None
-    return bool(verify(source, target, timeout_seconds=None))

@@ -11,7 +11,7 @@ Nodes are tuples whose first entry says what they are:
     ("num", value, places)   an exact fraction and its digits after the point     ("sym", name)   ("const", name)
     ("+" | "*" | "/" | "^", left, right)   ("neg", a)   ("call", name, argument, ...)   ("percent", a)   ("deg", a)
     ("seq", opening, closing, items)   a tuple, interval, set or bare list       ("matrix", rows)   ("union", items)
-    ("rel", sides, operators)   ("unit", a, text)   ("text", words)
+    ("rel", sides, operators)   ("unit", a, text)   ("text", words)   ("mod", a, modulus)   (r"\cap" | r"\setminus", set, set)
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from fractions import Fraction
 from groupwise.verify.atoms import DEEPEST, Atoms
 from groupwise.verify.cursor import Node
 from groupwise.verify.markup import Token, UnreadableError
-from groupwise.verify.units import worded
+from groupwise.verify.units import scale, worded
 from groupwise.verify.vocabulary import RELATIONS
 
 MOST = 800
@@ -41,38 +41,60 @@ def read(tokens: Sequence[Token], plus: int = 1) -> list[Node]:
     return items
 
 
+def summed(parts: Sequence[Node]) -> Node | None:
+    """3 hours and 20 minutes as one amount; None if the items are not amounts of one dimension in falling units."""
+    scales = [scale(one[2]) for one in parts if one[0] == "unit"]
+    sizes = [size for _, size in scales]
+    if not parts or len(scales) != len(parts) or sizes != sorted(set(sizes), reverse=True):
+        return None
+    if any(one[0] != scales[0][0] for one in scales) or {"things", "units"} & set(scales[0][0]):
+        return None
+    total = ZERO
+    for one, size in zip(parts, sizes, strict=True):
+        total = ("+", total, ("*", one[1], ("num", size / sizes[-1], 0)))
+    return ("unit", total, parts[-1][2])
+
+
 class _Reader(Atoms):
     """One method for each rule of the grammar."""
 
     def items(self, closing: Sequence[str]) -> list[Node]:
-        found: list[Node] = []
+        groups: list[list[Node]] = [[]]
         self.joint()
         while self.at < len(self.tokens) and self.peek() not in closing:
-            found.append(self.item())
+            groups[-1].append(self.item())
             if not self.joint():
                 break
-        return found
+            if self.wide:
+                groups.append([])
+        groups = [one for one in groups if one]
+        pairs = len(groups) > 1 and len(groups[0]) > 1 and len({len(one) for one in groups}) == 1  # 1,2;3,4
+        if pairs and closing not in ((")", ")", "]"), ("]", ")", "]")):
+            return [("seq", "(", ")", one) for one in groups]
+        return [one for group in groups for one in group]
 
     def item(self) -> Node:
         """A relation or an expression, with its unit; or words."""
         words = self._words()
         if words is not None:
             return words
-        sides, operators = [self.side()], []
-        if self.peek() == ":":
-            return self._ratio(sides[0])
+        sides, operators = [self._ratio()], []
         while self.peek() in RELATIONS:
             operators.append(self.peek())
             self.at += 1
-            sides.append(self._words() or self.side())
+            sides.append(self._words() or self._ratio())
         return ("rel", sides, operators) if operators else sides[0]
 
-    def _ratio(self, first: Node) -> Node:
-        """A ratio or a time of day: 2:3, 12:00."""
-        parts = [first]
+    def _ratio(self) -> Node:
+        r"""A side, a ratio or a time of day: 2:3, 12:00; with \pmod behind it a class of numbers."""
+        parts = [self.side()]
         while self.take(":"):
             parts.append(self.side())
-        return ("seq", ":", ":", parts)
+        value = ("seq", ":", ":", parts) if len(parts) > 1 else parts[0]
+        if self.peek() in (r"\pmod", r"\bmod", r"\mod"):
+            self.at += 1
+            value = ("mod", value, self.argument() if self.peek() == "{" else self.factor())
+        return value
 
     def _words(self) -> Node | None:
         r"""Text that is an item of its own: \text{Yes}; a number in words is a number."""
@@ -88,15 +110,17 @@ class _Reader(Atoms):
         return ("num", Fraction(digits), 0) if digits else ("text", text)
 
     def side(self) -> Node:
-        """Sums, and unions of intervals."""
+        """Sums, and what sets are made of: unions, intersections, differences."""
         self.depth += 1
         if self.depth > DEEPEST:
             raise UnreadableError("nested too deep")
-        parts = [self._sum()]
-        while self.take(r"\cup"):
-            parts.append(self._sum())
+        value = self._sum()
+        while (operator := self.peek()) in (r"\cup", r"\cap", r"\setminus"):
+            self.at += 1
+            right = self._sum()
+            value = ("union", [value, right]) if operator == r"\cup" else (operator, value, right)
         self.depth -= 1
-        return ("union", parts) if len(parts) > 1 else parts[0]
+        return value
 
     def _sum(self) -> Node:
         value = self._signed()
@@ -122,12 +146,18 @@ class _Reader(Atoms):
             elif self.take("%"):
                 value = ("percent", value)
             elif self.at_unit():
-                text = self._units()
-                value = ("unit", value, text)
+                value = self._measured(value)
             elif self.begins():
                 value = self._mixed(value) or ("*", value, self.factor())
             else:
                 return value
+
+    def _measured(self, value: Node) -> Node:
+        """A value and its unit; 3 hours 20 minutes is one value."""
+        text = self._units()
+        if value[0] == "*" and value[1][0] == "unit" and value[2][0] == "num":
+            return summed([value[1], ("unit", value[2], text)]) or ("unit", value, text)
+        return ("unit", value, text)
 
     def _after(self) -> Node:
         """A factor that may have a sign: 2 * -3."""

@@ -116,7 +116,8 @@ _FUNCTIONS: dict[str, Callable[[complex], complex]] = {
     "log10": lambda z: cmath.log(z) / math.log(10), "abs": lambda z: complex(abs(z)),
     "cbrt": lambda z: complex(math.copysign(abs(z.real) ** (1 / 3), z.real)) if not z.imag else z ** (1 / 3)}
 _CONSTANTS = {"pi": complex(math.pi), "e": complex(math.e), "i": 1j}
-_TURNING = frozenset({"sin", "cos", "tan", "cot", "sec", "csc"})
+TURNING = frozenset({"sin", "cos", "tan", "cot", "sec", "csc"})
+"""Functions of an angle, which may be in degrees."""
 
 
 def numeric(node: Node, letters: Mapping[str, complex]) -> complex:
@@ -190,19 +191,28 @@ def _function(node: Node, letters: Mapping[str, complex]) -> complex:
         return complex(math.gamma(top + 1) / math.gamma(bottom + 1) / math.gamma(top - bottom + 1))
     if name not in _FUNCTIONS or len(values) != 1:
         raise UndefinedError(f"no values of {name}")
-    if name in _TURNING and node[2][0] == "deg":
+    if name in TURNING and node[2][0] == "deg":
         return _FUNCTIONS[name](values[0] * math.pi / 180)
     return _FUNCTIONS[name](values[0])
 
 
 def symbols(node: Node) -> set[str]:
     """The letters of an expression."""
+    return _leaves(node, "sym")
+
+
+def constants(node: Node) -> set[str]:
+    """The constants of an expression: pi, e, i."""
+    return _leaves(node, "const")
+
+
+def _leaves(node: Node, kind: str) -> set[str]:
     found: set[str] = set()
     todo: list[object] = [node]
     while todo:
         one = todo.pop()
         if isinstance(one, tuple):
-            if one and one[0] == "sym":
+            if one and one[0] == kind:
                 found.add(one[1])
             else:
                 todo.extend(one[1:])

@@ -18,7 +18,7 @@ SIGNS = {"+": 1, "-": -1}
 _LETTERS = """
     Delta Gamma Lambda Omega Phi Pi Psi Sigma Theta Upsilon Xi alpha beta cdots chi delta dots ell epsilon eta gamma
     hbar iota kappa lambda ldots mathbbC mathbbN mathbbQ mathbbR mathbbZ mu nabla nu omega omicron partial phi prime psi
-    rho sigma tau theta upsilon xi zeta
+    rho sigma tau theta top upsilon xi zeta
 """
 GREEK = frozenset(_LETTERS.split())
 """Letters that are written as a command."""

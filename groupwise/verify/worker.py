@@ -24,12 +24,12 @@ from functools import partial
 from typing import Any, BinaryIO
 
 from groupwise.errors import ConfigError
-from groupwise.verify import mathematics, r1_zero, resolve
+from groupwise.verify import opinion, r1_zero, resolve
 from groupwise.verify import reward as reward_module
 from groupwise.verify.programs import prepare as prepare_program
 from groupwise.verify.reward import Answer, Outcome, Reward, WrongRewardError
 
-PREPARE = {"math": mathematics.prepare, "program": prepare_program, **dict.fromkeys(
+PREPARE: dict[str, Callable[[], None]] = {"math": opinion.prepare, "program": prepare_program, **dict.fromkeys(
     ("r1_zero_boxed", "r1_zero_boxed_fast", "r1_zero_tag", "r1_zero_tag_fast"), r1_zero.prepare)}
 """What to do before a verifier's first item, so that no item's time pays for it."""
 
