@@ -23,7 +23,8 @@ EXPERIMENT = Experiment(
           "needed, while with a fitting one a small easy set is enough (Liu et al. 2025, arXiv 2503.20783, section 3.3, figure "
           "6); base policies without domain knowledge reach less by the same training (section 3.4, figure 7).",
     settings=(Setting(SAW, FOURFOLD, SHORTER, SHOWS),
-              Setting(DID_NOT, {label: FOURFOLD[label] for label in (FITS, NOT)}, (*FOUR, "--model", BASE, "--steps", "40"), SHOWS)),
+              Setting(DID_NOT, {label: FOURFOLD[label] for label in (FITS, NOT)}, (*FOUR, "--model", BASE, "--steps", "40"),
+                      SHOWS)),
     tests=(
         *(Test("drawn accuracy, a template that does not fit less one that does, all problems", setting,
                less(AVERAGE, NOT, FITS), -1, 0.04) for setting in (SAW, DID_NOT)),
