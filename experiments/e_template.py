@@ -23,15 +23,14 @@ EXPERIMENT = Experiment(
           "needed, while with a fitting one a small easy set is enough (Liu et al. 2025, arXiv 2503.20783, section 3.3, figure "
           "6); base policies without domain knowledge reach less by the same training (section 3.4, figure 7).",
     settings=(Setting(SAW, FOURFOLD, SHORTER, SHOWS),
-              Setting(DID_NOT, FOURFOLD, (*FOUR, "--model", BASE, "--steps", "40"), SHOWS)),
-    tests=tuple(test for setting in (SAW, DID_NOT) for test in (
-        Test("drawn accuracy, a template that does not fit less one that does, all problems", setting,
-             less(AVERAGE, NOT, FITS), -1, 0.04),
-        Test("drawn accuracy, all problems less few, template that does not fit", setting,
-             less(AVERAGE, NOT, NOT + FEW), +1, 0.04),
-        Test("drawn accuracy, all problems less few, template that fits", setting, less(AVERAGE, FITS, FITS + FEW), 0, 0.04),
-        Test("drawn accuracy, what problems are worth, template that does not fit less one that does", setting,
-             CROSSED, +1, 0.06))),
+              Setting(DID_NOT, {label: FOURFOLD[label] for label in (FITS, NOT)}, (*FOUR, "--model", BASE, "--steps", "40"),
+                      SHOWS)),
+    tests=(
+        *(Test("drawn accuracy, a template that does not fit less one that does, all problems", setting,
+               less(AVERAGE, NOT, FITS), -1, 0.04) for setting in (SAW, DID_NOT)),
+        Test("drawn accuracy, all problems less few, template that does not fit", SAW, less(AVERAGE, NOT, NOT + FEW), +1, 0.04),
+        Test("drawn accuracy, all problems less few, template that fits", SAW, less(AVERAGE, FITS, FITS + FEW), 0, 0.04),
+        Test("drawn accuracy, what problems are worth, template that does not fit less one that does", SAW, CROSSED, +1, 0.06)),
     spread="drawn accuracy: runs of (a) from the base that always reasons differed by 0.02 to 0.03, other bases are guessed to "
            "be somewhat worse; the last statistic has four runs in it.",
     bases={**MAKE_REASONS, "narrow": ("--task-args", "kmin=2", "kmax=4", "--steps", "300", "--threads", "1")},
