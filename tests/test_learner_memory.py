@@ -208,10 +208,10 @@ def test_a_resumed_run_goes_on_with_less(tmp_path, monkeypatch):
 
     work = module.work
 
-    def scarce(scorer, task):
+    def scarce(scorer, task, *more):
         if max(map(len, task.parts)) > 5:
             raise MemoryError("none left")
-        return work(scorer, task)
+        return work(scorer, task, *more)
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "work", scarce)

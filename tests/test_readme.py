@@ -138,7 +138,7 @@ def test_all_other_commands_can_be_read(words, here, monkeypatch, capsys):
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_files_and_targets_exist(page):
     text = PAGES[page]
-    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     inline = [shlex.split(code) for code in re.findall(r"`((?:groupwise|make) [^`]+)`", text)]
     for name, first, *_ in [*commands(text), *inline]:
         known = {"make": targets, "groupwise": set(cli.COMMANDS), "python": {first} if (ROOT / first).is_file() else set()}[name]

@@ -51,7 +51,7 @@ def test_kernels_are_taken_where_they_can_be(model, tmp_path, monkeypatch):
     assert assembly.meta(job)["compute"].startswith(kind.name)
     assert job.run.learner.dtype == ("bfloat16" if kind.narrow else "float32")
     assert not [note for note in job.notes if "kernels" in note]
-    monkeypatch.setattr(assembly, "find", lambda: "no C++ compiler was found")
+    monkeypatch.setattr("groupwise.run.compute.find", lambda: "no C++ compiler was found")
     job = assemble(tiny_run(model, compute="auto", threads=0), tmp_path)
     job.grader.close()
     assert assembly.meta(job)["compute"].startswith("modules")

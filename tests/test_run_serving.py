@@ -45,8 +45,9 @@ def record(folder):
 
 
 def test_a_run_samples_elsewhere_and_says_how_the_weights_got_there(tmp_path, faults):
-    run = tiny_run(tiny_folder(tmp_path / "base"), engine="vllm", eval_every=1, eval_prompts=4)
+    run, threads = tiny_run(tiny_folder(tmp_path / "base"), engine="vllm", eval_every=1, eval_prompts=4), threading.active_count()
     folder = train(run, tmp_path)
+    assert threading.active_count() <= threads + 1  # torch's own may be new
     rows, clocks = read_lines(folder / "metrics.jsonl"), read_lines(folder / "timing.jsonl")
     assert (faults.starts, faults.loads) == (1, 2)
     assert all(row["mismatch_max"] < 1e-4 and row["rollouts"] == 16 for row in rows)
@@ -54,7 +55,6 @@ def test_a_run_samples_elsewhere_and_says_how_the_weights_got_there(tmp_path, fa
     assert all(row["sync"] > 0 and row["prove"] > 0 and row["engine_restarts"] == 0 for row in clocks)
     assert all(row["sync_gap_mean"] <= row["sync_gap_max"] < 1e-5 for row in clocks)
     assert 'engine = "vllm"' in (folder / "run.toml").read_text()
-    assert threading.active_count() < 10
 
 
 def test_an_engine_that_dies_leaves_no_trace_in_the_record(tmp_path, faults):
