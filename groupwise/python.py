@@ -59,8 +59,9 @@ def _signature() -> inspect.Signature:
     known = inspect.signature(train)
     own = [p for p in known.parameters.values() if p.kind is not p.VAR_KEYWORD]
     run = Run()
-    every = {("run" if f.name == "name" else f.name): getattr(part, f.name) for part in (run, run.sampling, run.learner)
-             for f in fields(part) if f.name not in ("sampling", "learner")}
+    parts = (run, run.sampling, run.learner, run.serving)
+    every = {("run" if f.name == "name" else f.name): getattr(part, f.name) for part in parts
+             for f in fields(part) if f.name not in ("sampling", "learner", "serving")}
     taken = {p.name for p in own}
     more = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default) for name, default in every.items()
             if name not in taken]

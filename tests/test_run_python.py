@@ -93,7 +93,8 @@ def test_every_flag_is_a_keyword_and_nothing_else_is():
     names = {flag.removeprefix("--").replace("-", "_") for flag in flags()} - {"json"}
     known = set(inspect.signature(groupwise.train).parameters)
     assert names == known - {"root", "tokenizer"}
-    flat = {name: getattr(part, name) for part in (Run(), Run().sampling, Run().learner, Run().serving) for name in names if hasattr(part, name)}
+    parts = (Run(), Run().sampling, Run().learner, Run().serving)
+    flat = {name: getattr(part, name) for part in parts for name in names if hasattr(part, name)}
     flat["run"] = ""
     assert set(flat) == names - {"config"}
     assert from_keywords(flat, Run()) == Run()
