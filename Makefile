@@ -42,7 +42,7 @@ tests: setup
 
 # transformers of the second constraints file over the torch of the first: the part of `make old` that downloads little.
 OLDER := tests/test_models_load.py tests/test_models_template.py tests/test_models_template_chat.py tests/test_engines_native.py \
-         tests/test_run_loop.py
+         tests/test_run_loop.py::test_the_settings_file_repeats_a_run
 
 .venv-older/.stamp: $(VENV)/.stamp constraints-torch211.txt
 	test -x .venv-older/bin/python || $(BIN)/python -m venv .venv-older

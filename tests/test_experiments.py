@@ -118,6 +118,7 @@ def test_tasks_hold_out_the_same_problems():
     assert rewards.near("=", 7) == 0.0
 
 
+@pytest.mark.slow
 def test_a_tiny_experiment_runs_and_is_reported(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)

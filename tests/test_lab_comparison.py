@@ -108,6 +108,7 @@ def test_the_page_is_whole_and_needs_no_network(made):
     json.dumps(again)
 
 
+@pytest.mark.slow
 def test_a_run_whose_comparison_was_killed_goes_on(tmp_path):
     run = tiny_run(tiny_folder(tmp_path / "base"), "killed", steps=40, checkpoint_every=40)
     wanted = Wanted(to_toml(run), 0, 0, 0, False, str(tmp_path / "runs"))

@@ -182,6 +182,7 @@ def test_a_wave_is_made_again_in_parts(caplog):
         engine.generate(REQUESTS)
 
 
+@pytest.mark.slow
 def test_a_process_without_memory_makes_all_take_less(tmp_path, caplog):
     model = tiny_folder(tmp_path / "model")
     run = tiny_run(model, dtype="float32", micro_tokens=1000, method="run_methods:scarce")

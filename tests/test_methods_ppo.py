@@ -98,7 +98,7 @@ def model(tmp_path_factory):
 RUNS = {"modules": {}, "processes": {"workers": 2}, "kernels": {"compute": "auto"}}
 
 
-@pytest.mark.parametrize("way", RUNS)
+@pytest.mark.parametrize("way", ["modules", pytest.param("processes", marks=pytest.mark.slow), "kernels"])
 def test_it_learns_and_the_critic_with_it(way, model, tmp_path):
     run = tiny_run(model, method="ppo", method_args={"minibatches": 2}, steps=16, prompts_per_step=8, value_lr=1e-2, **RUNS[way])
     rows = read_lines(train(run, tmp_path) / "metrics.jsonl")

@@ -114,7 +114,7 @@ def test_plans_say_whether_they_are_trained_on(grader):
     assert all(r.episode.length == 0 for r in made.rollouts)
 
 
-@pytest.mark.parametrize("way", [{}, {"workers": 2}, {"compute": "auto"}])
+@pytest.mark.parametrize("way", [{}, pytest.param({"workers": 2}, marks=pytest.mark.slow), {"compute": "auto"}])
 def test_it_trains(way, tmp_path):
     run = tiny_run(tiny_folder(tmp_path / "model"), method="remax", task="run_tasks:parity", steps=3, **way)
     for row in read_lines(train(run, tmp_path) / "metrics.jsonl"):

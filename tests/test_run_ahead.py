@@ -105,7 +105,7 @@ def test_the_engine_keeps_its_weights_until_they_are_loaded(model, tmp_path):
 def test_it_is_the_same_every_time_and_after_a_stop(model, finished, tmp_path, monkeypatch):
     again = train(tiny_run(model, steps=STEPS, max_staleness=1, eval_every=2, checkpoint_every=1, keep=9), tmp_path / "again")
     assert chaos.differences(again, finished) == []
-    for step in (1, 3, STEPS - 1):  # as a kill after each checkpoint would leave it
+    for step in (1, STEPS - 1):  # as a kill after each checkpoint would leave it
         cut = train_cut(model, tmp_path / str(step), step, monkeypatch)
         resume(cut)
         assert chaos.differences(cut, finished) == []

@@ -60,7 +60,7 @@ def test_every_method_trains(method, model, tmp_path):
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_mean_of_micro_batch_means_is_cut_as_it_was_weighed(model, tmp_path, workers):
     """DAPO's published aggregation: the weights of every micro-batch add up to 1/K, whoever computes it."""
     arguments = {"dynamic_sampling": False, "overlong_cache": 0, "micro_batch_means": True, "dual": 10.0}

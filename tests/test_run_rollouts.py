@@ -80,6 +80,7 @@ def test_training_does_not_depend_on_what_is_kept(model, tmp_path, changes):
             assert all(r["ratio"] == pytest.approx([r["ratio"][0]] * len(r["ratio"]), abs=1e-5) for r in found)
 
 
+@pytest.mark.slow
 def test_processes_that_share_the_work_share_this_too(model, tmp_path):
     folder = train(tiny_run(model, steps=1, workers=2), tmp_path)
     rows = read_lines(folder / "rollouts.jsonl")
