@@ -199,7 +199,7 @@ def _filled(run: Run, task: Task, policy: Policy, device: str, library: Library 
     torch.set_num_threads(run.learner.threads if parameters >= SMALL or not kernels else 1)
     sampling = replace(run.sampling, max_tokens=run.sampling.max_tokens or task.max_tokens,
                        stop=run.sampling.stop or form.stop)
-    usual = 16384 if device != "cpu" else CHUNK_ROWS * max(2, run.learner.threads) if kernels else 1024
+    usual = 16384 if device != "cpu" else 2 * CHUNK_ROWS * max(2, run.learner.threads) if kernels else 1024
     micro = run.learner.micro_tokens or usual
     dtype = run.learner.dtype
     if dtype == "auto":

@@ -27,7 +27,7 @@ class LearnerSettings:
     """Largest norm of the gradient; 0: not clipped."""
     micro_tokens: int = 0
     """Tokens (padded, without kernels) of one forward and backward pass, a matter of memory and speed, never of the result;
-    0: 1024 on a processor, 320 for each thread with kernels (640 at least), 16384 on a GPU."""
+    0: 1024 on a processor, 640 for each thread with kernels (1280 at least), 16384 on a GPU."""
     logit_chunk: int = 2**24
     """Logits that exist at a time in the learner, at most (at least those of one token), a matter of memory and speed."""
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"
