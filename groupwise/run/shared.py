@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from groupwise.core.stream import exactly
 from groupwise.learner.learner import Learner
 
 ALIGN = 64
@@ -122,15 +123,4 @@ def send(end: socket.socket, message: Any) -> None:
 
 def receive(end: socket.socket) -> Any:
     """Read one message. TimeoutError as above; EOFError, OSError: the other end is gone."""
-    return unpacked(_exactly(end, int.from_bytes(_exactly(end, 8), "little")))
-
-
-def _exactly(end: socket.socket, size: int) -> bytearray:
-    data = bytearray(size)
-    view = memoryview(data)
-    while view:
-        got = end.recv_into(view)
-        if not got:
-            raise EOFError("the other end of a pipe between two processes was closed")
-        view = view[got:]
-    return data
+    return unpacked(exactly(end, int.from_bytes(exactly(end, 8), "little")))

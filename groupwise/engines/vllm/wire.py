@@ -20,6 +20,8 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
+from groupwise.core.stream import exactly
+
 PROTOCOL = 1
 MAGIC = b"gwv1"
 
@@ -40,25 +42,14 @@ def send(end: socket.socket, head: Mapping[str, Any], body: bytes | memoryview =
 
 def receive(end: socket.socket) -> tuple[Head, bytearray]:
     """Read one message. TimeoutError as above; EOFError, OSError: the other end is gone, or speaks something else."""
-    first = _exactly(end, 16)
+    first = exactly(end, 16)
     if first[:4] != MAGIC:
         raise Garbled(f"{bytes(first[:4])!r} begins no message of ours")
     length, rest = int.from_bytes(first[4:8], "little"), int.from_bytes(first[8:], "little")
     try:
-        head = json.loads(_exactly(end, length))
+        head = json.loads(exactly(end, length))
     except ValueError as error:
         raise Garbled(f"a head that is not JSON: {error}") from error
     if not isinstance(head, dict):
         raise Garbled("a head that is no table")
-    return head, _exactly(end, rest)
-
-
-def _exactly(end: socket.socket, size: int) -> bytearray:
-    data = bytearray(size)
-    view = memoryview(data)
-    while view:
-        got = end.recv_into(view)
-        if not got:
-            raise EOFError("the other end closed the connection")
-        view = view[got:]
-    return data
+    return head, exactly(end, rest)
