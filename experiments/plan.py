@@ -6,7 +6,8 @@ import sys
 from experiments.common import HERE, RULE, STOP, Experiment, check
 from experiments.reporting import plan
 
-NAMES = ("a_length", "b_difficulty", "c_dapo", "d_ratio", "e_template", "f_groups", "g_sampling", "h_ahead")
+NAMES = ("a_length", "b_difficulty", "c_dapo", "d_ratio", "e_template", "f_groups", "g_sampling", "h_ahead",
+         "i_engines")
 
 
 def experiments() -> list[Experiment]:

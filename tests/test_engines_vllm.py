@@ -197,6 +197,23 @@ def test_an_engine_that_does_not_move_is_found_before_it_leaves_the_tolerance():
                 prover.compare([said["engine"] + engine], "now")
 
 
+def test_the_tolerance_is_a_setting(policy):
+    told = []
+    for own in ({}, {"engine_tolerance": 0.1}):
+        engine = client(policy, Faults(), **own)
+        engine.prover.expect()
+        off = [one + 0.05 for one in engine.prover.expected]
+        try:
+            engine.prover.compare(off, "now")
+        except Disagreement as error:
+            told.append(str(error))
+        engine.close()
+    assert len(told) == 1
+    assert "where 0.0001 is allowed in float32 (set by engine_tolerance)" in told[0]
+    with pytest.raises(ConfigError, match="engine_tolerance must be at least"):
+        EngineSettings(engine_tolerance=-1.0)
+
+
 def test_settings_that_differ_are_named():
     same_settings({"dtype": "float32", "tokens": [1, 2]}, {"dtype": "float32", "tokens": None})
     with pytest.raises(EngineError, match=r"tokens: \[1, 2\] in the run, \[1, 3\] in the engine"):

@@ -64,7 +64,7 @@ class VLLM(Native):
         self.kept = Kept(start, self._begin, own.engine_restarts)
         self.dtype = getattr(torch, str(opening.settings["dtype"]))
         self.prover = Prover(opening.score, "bfloat16" if opening.narrow or self.dtype != torch.float32 else "float32",
-                             int(opening.settings["length"]))
+                             int(opening.settings["length"]), own.engine_tolerance)
         self.context_limit = int(opening.settings["length"])
         self.home = tempfile.TemporaryDirectory(prefix="groupwise-vllm-")
         self.payload = b""

@@ -4,7 +4,7 @@ Checksums of weights cannot show it: in both faults that vLLM's in-place reload 
 is computed with is not. Compared are fixed sequences, which stay the same over a run, and recent ones, at temperature 1; at the
 start also what sampling reports, at the run's temperature.
 
-Two rules. The mean difference stays within TOLERANCE of the narrower of the two number formats. And the engine moves as the
+Two rules. The mean difference stays within TOLERANCE of the narrower of the two number formats (or `engine_tolerance`). And the engine moves as the
 learner does: once the learner's log-probs of the fixed sequences have moved by MOVED times what the two differed by at the
 start, the engine's must have moved along, by all but MISSED of it. In bfloat16 this shows weights that are not taken over long
 before the difference leaves the tolerance.
@@ -48,10 +48,12 @@ class Proof:
 
 
 class Prover:
-    """Keeps the sequences, and what the learner said of them at the weights that the engine is to have."""
+    """Keeps the sequences, and what the learner said of them at the weights that the engine is to have. `tolerance` takes the
+    place of the stated one of the number format.
+    """
 
-    def __init__(self, score: Score, dtype: str, room: int) -> None:
-        self.score, self.tolerance, self.dtype, self.room = score, TOLERANCE[dtype], dtype, room
+    def __init__(self, score: Score, dtype: str, room: int, tolerance: float = 0.0) -> None:
+        self.score, self.tolerance, self.dtype, self.room = score, tolerance or TOLERANCE[dtype], dtype, room
         self.fixed: list[Text] = []
         self.recent: deque[Text] = deque(maxlen=RECENT)
         self.texts: list[Text] = []
@@ -91,7 +93,7 @@ class Prover:
             raise Disagreement(f"{what}, learner and engine give {proof.tokens} tokens of {len(self.texts)} sequences other "
                                f"log-probs: mean {ours.mean():.6f} by the learner, {theirs.mean():.6f} by the engine, "
                                f"{proof.mean:.2g} nats apart in the mean and {proof.most:.2g} at most, where {self.tolerance:g} "
-                               f"is allowed in {self.dtype}")
+                               f"is allowed in {self.dtype} (set by engine_tolerance)")
         if proof.missed > MISSED:
             raise Disagreement(f"{what}, the engine did not move as the learner did: since the start the log-probs of fixed "
                                f"sequences moved by {np.abs(moved).mean():.2g} nats in the learner, by "
@@ -109,7 +111,8 @@ class Prover:
         if not gap <= self.tolerance:
             raise Disagreement(f"at temperature {temperature:g} the engine reports a mean log-prob of {theirs.mean():.6f} for "
                                f"what it sampled, and the learner says {ours.mean():.6f} ({gap:.2g} nats apart in the mean, "
-                               f"where {self.tolerance:g} is allowed in {self.dtype}): it is not one distribution")
+                               f"where {self.tolerance:g} is allowed in {self.dtype}, set by engine_tolerance): it is not one "
+                               "distribution")
 
     def _short(self, text: Text) -> Text:
         """The text as far as the engine can read it and still answer with a token."""

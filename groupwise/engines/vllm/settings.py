@@ -27,9 +27,12 @@ class EngineSettings:
     """Times that it is started again for one and the same work, before the run stops."""
     engine_window: int = 0
     """Versions of the weights by which the oldest token of a completion may lie behind those that the engine has when it ends."""
+    engine_tolerance: float = 0.0
+    """Nats by which log-probs of learner and engine may differ in the mean; 0: 1e-4 in float32, 0.05 in bfloat16."""
 
     def __post_init__(self) -> None:
-        for name, least in (("engine_memory", 0.0), ("engine_threads", 0), ("engine_restarts", 0), ("engine_window", 0)):
+        for name, least in (("engine_memory", 0.0), ("engine_threads", 0), ("engine_restarts", 0), ("engine_window", 0),
+                            ("engine_tolerance", 0.0)):
             if not least <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} must be at least {least} and finite, got {getattr(self, name)}")
         if not 1.0 <= self.engine_deadline < math.inf:
