@@ -47,6 +47,7 @@ SCENARIOS = {
     "lora": {"lora_rank": 4, "method": "grpo", "method_args": {"kl": 0.1}, "checkpointing": True},
     "ahead": {"max_staleness": 1, "method": "dapo", "task": "run_tasks:parity"},
     "kernels": {"compute": "auto", "threads": 2},  # modules where there is no compiler
+    "shards": {"parallel": "fsdp2", "ranks": 2},
 }
 
 
@@ -174,6 +175,8 @@ def differences(folder: Path, reference: Path) -> list[str]:
     """The files that differ from the undisturbed run's, and what should not be there."""
     whole = (reference / LAST / "model").is_dir()
     compared = COMPARED if whole else [name.replace("model/model.safetensors", ADAPTER) for name in COMPARED]
+    if shards := sorted(str(file.relative_to(reference)) for file in (reference / LAST / "optimizer").glob("*")):
+        compared = [*(name for name in compared if not name.endswith("optimizer.safetensors")), *shards]
     wrong = [name for name in compared if content(folder / name) != content(reference / name)]
     names = [{str(p.relative_to(f)) for p in f.rglob("*")} for f in (folder, reference)]
     return wrong + [f"only in one of the two: {name}" for name in sorted(names[0] ^ names[1])]

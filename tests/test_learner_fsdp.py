@@ -35,9 +35,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))  # whe
 import ranks as bench
 from ranks import Toy
 
-BITS = [*(name for name in chaos.COMPARED if "optimizer" not in name)]
-
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     return tiny_folder(tmp_path_factory.mktemp("tiny") / "model")
@@ -200,7 +197,32 @@ def test_a_run_in_shards_resumes_bit_for_bit(number, model, team, tmp_path):
     broken = shutil.copytree(whole, tmp_path / "broken" / whole.name)
     shutil.rmtree(broken / chaos.LAST)
     resume(broken)
-    assert [name for name in BITS if (broken / name).read_bytes() != (whole / name).read_bytes()] == [f"{chaos.LAST}/state.json"]
+    assert chaos.differences(broken, whole) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_in_shards_that_is_told_to_stop_saves_and_goes_on_bit_for_bit(number, model, team, tmp_path):
+    team.close()
+    run = tiny_run(model, "one", parallel="fsdp2", ranks=2, steps=chaos.STEPS, eval_every=3, checkpoint_every=0)
+    whole = train(run, tmp_path / "whole")
+    (tmp_path / "settings.toml").write_text(to_toml(run))
+    words = [sys.executable, "-m", "groupwise", "train", "--config", "settings.toml", "--run", "one"]
+    paths = os.pathsep.join([str(chaos.ROOT), str(chaos.ROOT / "tests")])
+    child = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                             start_new_session=True, env={**os.environ, "PYTHONPATH": paths})
+    folder = tmp_path / "runs" / "one"
+    until = time.monotonic() + 120.0
+    while not ((folder / "metrics.jsonl").exists() and read_lines(folder / "metrics.jsonl")) and time.monotonic() < until:
+        time.sleep(0.01)
+    os.killpg(child.pid, number)  # a terminal tells all ranks of Ctrl-C
+    said, _ = child.communicate(timeout=120.0)
+    assert child.returncode == 130, said
+    assert "the step is finished and saved first" in said
+    assert 0 < len(read_lines(folder / "metrics.jsonl")) < chaos.STEPS
+    resume(folder)
+    wrong = chaos.differences(folder, whole)
+    assert [name for name in wrong if "checkpoints" not in name] == []
 
 
 @pytest.mark.parametrize(("fault", "said"), [
