@@ -16,6 +16,7 @@ from run_support import tiny_folder, tiny_run
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from groupwise import cli
+from groupwise.engines.native import Native
 from groupwise.errors import CheckpointError, ConfigError, ObjectiveError, TrainingError
 from groupwise.lab.subjects import subject_of
 from groupwise.learner import checkpoint, shards
@@ -23,7 +24,7 @@ from groupwise.learner.norm import clip, norm
 from groupwise.methods import METHODS
 from groupwise.models.head import Want
 from groupwise.models.load import load
-from groupwise.run import link, loop
+from groupwise.run import assemble, link, loop, serving
 from groupwise.run.config import to_toml
 from groupwise.run.disk import read_lines
 from groupwise.run.learner_settings import LearnerSettings
@@ -243,6 +244,24 @@ def test_a_dead_or_hung_rank_is_named(fault, said, team):
         assert other.process.poll() is not None
         with pytest.raises(TrainingError, match="have ended: resume"):
             learner.apply()
+
+
+def test_an_engine_is_proved_by_all_ranks(model, team, tmp_path, monkeypatch):
+    """A proof asks the learner while the engine is opened: the other ranks must have been heard by then, or all wait."""
+    team.close()
+    proofs = []
+
+    def opened(run, learner, python, *prompts):
+        proofs.extend(serving.score_of(learner)([((1, 2), (3, 4, 5))], 1.0))
+        return Native(learner.policy)
+
+    monkeypatch.setattr("groupwise.run.ranks.PATIENCE", 20.0)
+    monkeypatch.setattr(assemble, "python_of", lambda run: "a python")
+    monkeypatch.setattr(assemble, "vllm_of", opened)
+    job = assemble.assemble(tiny_run(model, parallel="fsdp2", ranks=2), tmp_path, serve=True)
+    for part in (job.grader, job.workers):
+        part.close()
+    assert [len(some) for some in proofs] == [3]
 
 
 def test_what_another_rank_raises_is_raised_here(team):

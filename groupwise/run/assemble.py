@@ -130,7 +130,6 @@ def assemble(run: Run, folder: Path, weights: Path | None = None, *, serve: bool
                    deadline=run.verify_deadline, device=device))
         job = _job(run, folder, task, method, learner, grader, workers, context, python)
         opening.callback(job.engine.close)
-        workers.wait()
         opening.pop_all()
     job.notes += described(run.learner, policy)
     if isinstance(library, str) and compute == "auto":
@@ -149,6 +148,7 @@ def _job(run: Run, folder: Path, task: Task, method: Method, learner: Learner, g
     prompts, heldout = (_fitting(run, part, policy, context) for part in given.values())
     if run.max_staleness:
         check_ahead(run, method)
+    workers.wait()  # before the engine, whose proof asks all of them
     if python:
         engine: Native = vllm_of(run, learner, python, [p.tokens for p in prompts], [p.tokens for p in heldout],
                                  0 if task.environment is None else context)

@@ -197,9 +197,10 @@ class Ranks:
         for rank in range(1, self.size):  # of those that did not only wait for another
             if (gone := self._gone(rank)) and not self._word(rank):
                 return TrainingError(gone)
-        awaited = ", ".join(map(str, silent)) or "none that is still there"
-        return TrainingError(f"the ranks waited for each other, {self.patience:g} s at most; awaited: rank {awaited} of "
-                             f"{self.size}. All were ended: resume the run ({str(error).partition(chr(10))[0]})")
+        awaited = f"awaited: rank {', '.join(map(str, silent))} of {self.size}" if silent else "those that gave up first: " + \
+            "; ".join(f"rank {rank} ({self._word(rank)['text'].partition(chr(10))[0]})" for rank in range(1, self.size))
+        return TrainingError(f"the ranks waited for each other, {self.patience:g} s at most; {awaited}. All were ended: resume "
+                             f"the run ({str(error).partition(chr(10))[0]})")
 
     def _word(self, rank: int) -> dict[str, str]:
         """What a rank has written down before it ended; empty: nothing."""
