@@ -12,6 +12,7 @@ import sys
 from typing import Any
 
 from readme import README, RESULTS, ROOT, filled, row
+from versus.figures import parity
 
 PAGE = ROOT / "docs" / "speed.md"
 NAMES = {"step": "step", "generation": "generation", "train": "training", "memory": "memory",
@@ -74,20 +75,24 @@ def speed_table() -> str:
 
 
 def parity_table() -> str:
-    """Held-out accuracy of both at the same steps, seed by seed."""
-    rows = []
+    """Held-out accuracy of both at the same steps: all seeds that got so far, and their difference."""
+    seeds: dict[str, list[dict[str, Any]]] = {}
     for found in reports():
         raw = found["raw"]
         if raw.get("main") and not raw["main"]["compute"].startswith("modules"):
-            rows += [("0", one) for one in raw["main"]["accuracy"]]
-        rows += [(seed, one) for seed, some in raw.get("seeds", {}).items() for one in some["accuracy"]]
-    if not rows:
+            seeds["0"] = raw["main"]["accuracy"]
+        seeds |= {seed: some["accuracy"] for seed, some in raw.get("seeds", {}).items()}
+    if not seeds:
         return ""
-    lines = ["Held-out accuracy at the same step (500 problems, 95 % intervals; p of a test that they differ):", "",
-             row(["seed", "step", "TRL", "ours", "p"]), row(["---:"] * 5)]
-    for seed, one in rows:
-        sides = [f"{one[side]['value']:.1%} [{one[side]['low']:.1%}, {one[side]['high']:.1%}]" for side in ("trl", "ours")]
-        lines.append(row([seed, str(one["step"]), *sides, f"{one['p']:.2f}"]))
+    n = next(iter(seeds.values()))[0]["trl"]["n"]
+    lines = [f"Held-out accuracy at the same step, in % of {n} problems (mean difference: ours less TRL's; p of a test that the "
+             "pooled problems are answered differently):", "",
+             row(["step", "seeds", "TRL", "ours", "mean difference", "p"]), row(["---:"] * 6)]
+    for step in sorted({one["step"] for some in seeds.values() for one in some}):
+        there = {seed: one for seed, some in sorted(seeds.items()) for one in some if one["step"] == step}
+        (pooled,) = parity([[one] for one in there.values()])
+        sides = [" ".join(f"{100 * one[side]['value']:.1f}" for one in there.values()) for side in ("trl", "ours")]
+        lines.append(row([str(step), " ".join(there), *sides, f"{100 * pooled['difference']:+.1f}", f"{pooled['p']:.2f}"]))
     return "\n".join(lines)
 
 
