@@ -57,7 +57,8 @@ def _outcome(experiment: Experiment, setting: Setting, jobs: int) -> dict[str, A
     made = [one["made_now_seconds"] for arm in found["arms"] for one in arm["runs"] if one]
     out = {"name": setting.name, "machine": {**machine(), **found["machine"]}, "made": time.strftime("%Y-%m-%d"),
            "seconds": round(time.perf_counter() - began), "process_seconds": round(sum(made)),
-           "new_runs": sum(x > 0 for x in made), **{key: found[key] for key in ("matched", "unmatched", "notes", "prompts")},
+           "new_runs": sum(x > 0 for x in made), "jobs": jobs or cores(),
+           **{key: found[key] for key in ("matched", "unmatched", "notes", "prompts")},
            "seeds": [one[next(iter(one))].record.wanted.run.seed for one in runs],
            "arms": {label: {"word": setting.arms[label], "base": arm["base"], "objective": arm["objective"],
                             "runs": [Path(r["folder"]).name if r else None for r in arm["runs"]],
@@ -160,11 +161,12 @@ def _setting(experiment: Experiment, setting: Setting, one: Mapping[str, Any]) -
     if one["unmatched"]:
         lines += ["Differs besides the method: " + "; ".join(one["unmatched"]) + ".", ""]
     lines += [f"Prompts: {one['prompts']}.", *(f"Note: {text}." for text in one["notes"])]
+    at_once = {1: "one", 2: "two"}.get(jobs := one.get("jobs", 2), str(jobs))
     m, before = one["machine"], ", the others made before" if one["new_runs"] < len(one["seeds"]) * len(setting.arms) else ""
     return [*lines, "", f"Seeds {', '.join(map(str, one['seeds']))}; base weights "
             f"{', '.join(sorted({a['base'] for a in one['arms'].values()}))}; {m['processor']}, {m['cores']} cores shared with "
             f"other work (load {', '.join(map(str, m['load']))}), one thread a run, torch {m['torch']}, transformers "
-            f"{m['transformers']}; {one['new_runs']} runs in {one['seconds']} s, two at a time{before}; {one['made']}.", "",
+            f"{m['transformers']}; {one['new_runs']} runs in {one['seconds']} s, {at_once} at a time{before}; {one['made']}.", "",
             f"    python -m experiments.{experiment.name}"]
 
 
