@@ -1,5 +1,6 @@
 """The vLLM engine without vLLM: client, protocol, deadlines, new starts and the proof, over a stand-in that speaks it."""
 
+import importlib.util
 import socket
 import sys
 
@@ -14,6 +15,9 @@ from groupwise.engines.vllm import process, wire
 from groupwise.engines.vllm.proof import Disagreement, Prover, same_settings
 from groupwise.engines.vllm.settings import EngineSettings
 from groupwise.errors import ConfigError, EngineError
+from groupwise.run import serving
+from groupwise.run.learner_settings import LearnerSettings
+from groupwise.run.settings import Run
 
 
 @pytest.fixture
@@ -84,6 +88,15 @@ def test_an_engine_that_is_lost_too_often_ends_the_run_with_its_name(policy):
     engine.close()
     with pytest.raises(EngineError, match=r"the stand-in gave no sign of life for 1 s.*engine_restarts=0"):
         client(policy, Faults(hangs={2}), engine_restarts=0)
+
+
+def test_an_engine_inside_the_process_is_not_started_again(policy, caplog):
+    faults = Faults(dies={8})
+    engine = client(policy, faults, engine_inside=True, engine_restarts=2)
+    with pytest.raises(EngineError, match=r"the stand-in is gone .*\(engine_restarts=0\); the run can be resumed"):
+        engine.generate(requests())
+    engine.close()
+    assert (faults.starts, caplog.text) == (1, "")
 
 
 def test_weights_are_taken_over_in_place_and_proved(policy):
@@ -218,6 +231,25 @@ def test_settings_that_differ_are_named():
     same_settings({"dtype": "float32", "tokens": [1, 2]}, {"dtype": "float32", "tokens": None})
     with pytest.raises(EngineError, match=r"tokens: \[1, 2\] in the run, \[1, 3\] in the engine"):
         same_settings({"dtype": "float32", "tokens": [1, 2]}, {"dtype": "float32", "tokens": [1, 3]})
+
+
+@pytest.mark.parametrize(("own", "words"), [
+    ({"engine_python": "python"}, "engine_inside and engine_python"),
+    ({"engine_address": "here:8300"}, "engine_inside and engine_address"),
+    ({"engine_threads": 2}, "engine_inside and engine_threads")])
+def test_an_engine_inside_the_process_has_no_python_or_machine_of_its_own(own, words):
+    with pytest.raises(ConfigError, match=words):
+        EngineSettings(engine_inside=True, **own)
+
+
+def test_an_engine_inside_the_process_needs_vllm_there():
+    if importlib.util.find_spec("vllm"):
+        pytest.skip("this Python has vLLM")
+    with pytest.raises(ConfigError, match=f"{sys.executable} has no vLLM"):
+        serving.python_of(Run(engine="vllm", serving=EngineSettings(engine_inside=True)))
+    run = Run(engine="vllm", serving=EngineSettings(engine_inside=True), learner=LearnerSettings(parallel="fsdp2"))
+    with pytest.raises(ConfigError, match="engine_inside and parallel=fsdp2"):
+        serving.python_of(run)
 
 
 @pytest.mark.parametrize(("prints", "words"), [

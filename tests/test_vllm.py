@@ -3,7 +3,9 @@
     make vllm                 (minutes: every engine is a process that loads vLLM)
 """
 
+import importlib.util
 import random
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -197,3 +199,13 @@ def test_a_run_survives_kills_of_its_engine(tmp_path, monkeypatch):
     assert [row["rollouts"] for row in rows[1]] == [16.0] * 4 == [row["rollouts"] for row in rows[0]]
     assert read_json(killed / "summary.json")["steps"] == 4
     assert [row["length"] for row in rows[1]] == pytest.approx([row["length"] for row in rows[0]], rel=0.2)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="this Python has no vLLM")
+def test_vllm_inside_this_process_samples_as_it_does_in_its_own(tmp_path):
+    run = tiny_run(TRAINED, "inside", engine="vllm", steps=2, rewards=(), eval_every=2, eval_prompts=8,
+                   serving=EngineSettings(engine_inside=True))
+    apart = replace(run, name="apart", serving=EngineSettings(engine_python=sys.executable, engine_threads=torch.get_num_threads()))
+    rows = [read_lines(train(one, tmp_path) / "metrics.jsonl") for one in (run, replace(run, name="again"), apart)]
+    assert len(rows[0]) == 2
+    assert rows[0] == rows[1] == rows[2]

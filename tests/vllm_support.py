@@ -1,8 +1,6 @@
 """A stand-in for vLLM that speaks its protocol: the real server loop in a thread, over the native engine; and faults."""
 
-import socket
 import tempfile
-import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +13,7 @@ from groupwise.core.rollout import Context
 from groupwise.core.services import Request, Sampling
 from groupwise.engines.native import Native
 from groupwise.engines.vllm.client import VLLM, Opening
-from groupwise.engines.vllm.process import Link
+from groupwise.engines.vllm.process import Inside
 from groupwise.engines.vllm.server import Server
 from groupwise.engines.vllm.settings import EngineSettings
 from groupwise.models.load import load
@@ -95,14 +93,12 @@ def scored(model, context, tokens):
     return torch.log_softmax(logits, -1).gather(-1, torch.tensor(tokens, dtype=torch.long)[:, None])[:, 0].tolist()
 
 
-class Thread(Link):
+class Thread(Inside):
     """A connection to a stand-in, which ends with it."""
 
     who = "the stand-in"
 
     def __init__(self, faults, deadline):
-        end, theirs = socket.socketpair()
-        super().__init__(end, deadline)
         faults.starts += 1
 
         class Loop(Server):
@@ -116,7 +112,7 @@ class Thread(Link):
                 except OSError:
                     return False
 
-        def serve():
+        def serve(theirs):
             with theirs, tempfile.TemporaryDirectory() as folder:
                 loop = Loop(theirs, lambda place, settings: Stub(place, settings, faults), Path(folder))
                 plain = loop.__class__.__mro__[1]._say
@@ -128,7 +124,7 @@ class Thread(Link):
                 loop._say = say
                 loop.serve()
 
-        threading.Thread(target=serve, daemon=True).start()
+        super().__init__(serve, deadline)
 
 
 def scorer(policy):

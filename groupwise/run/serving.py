@@ -1,5 +1,7 @@
 """The engine that is a process of its own, for a run: where it is found, how it is opened, what the learner says to prove it."""
 
+import importlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -10,6 +12,7 @@ from groupwise.core.verdict import UNJUDGED
 from groupwise.engines.vllm import process
 from groupwise.engines.vllm.client import VLLM, Opening
 from groupwise.engines.vllm.proof import Score, Text
+from groupwise.errors import ConfigError
 from groupwise.learner.learner import Learner
 from groupwise.models.load import context_limit
 from groupwise.objective.batch import pack
@@ -27,6 +30,9 @@ def python_of(run: Run) -> str:
     """What has vLLM: a Python of this machine, or "address" for another one's; empty: the native engine samples. ConfigError."""
     if run.engine == "native":
         return ""
+    if run.serving.engine_inside and run.learner.parallel == "fsdp2":
+        raise ConfigError("engine_inside and parallel=fsdp2: vLLM and the ranks would each make the one process group that a "
+                          "process can have; leave engine_inside off")
     return ADDRESS if run.serving.engine_address else process.python_of(run.serving)
 
 
@@ -49,10 +55,14 @@ def vllm_of(run: Run, learner: Learner, python: str, prompts: Sequence[tuple[int
 
 def start_of(run: Run, python: str) -> Callable[[], process.Link]:
     """What gives a connection to a new process."""
-    own = run.serving
+    own, plain = run.serving, run.learner.device == "cpu"
     if python == ADDRESS:
         return lambda: process.Remote(own.engine_address, own.engine_deadline)
-    threads, plain = own.engine_threads or min(cores(), MAX_THREADS), run.learner.device == "cpu"
+    if own.engine_inside:
+        os.environ.update(process.told(plain))  # vLLM reads it when it is imported
+        serve = importlib.import_module("groupwise.engines.vllm.inside").serve
+        return lambda: process.Inside(serve, own.engine_deadline)
+    threads = own.engine_threads or min(cores(), MAX_THREADS)
     return lambda: process.Local(python, threads, own.engine_deadline, plain)
 
 

@@ -61,7 +61,7 @@ class VLLM(Native):
                  max_rows: int = 256) -> None:
         self._describe(policy, max_rows)
         self.own, self.opening = own, opening
-        self.kept = Kept(start, self._begin, own.engine_restarts)
+        self.kept = Kept(start, self._begin, 0 if own.engine_inside else own.engine_restarts)
         self.dtype = getattr(torch, str(opening.settings["dtype"]))
         self.prover = Prover(opening.score, "bfloat16" if opening.narrow or self.dtype != torch.float32 else "float32",
                              int(opening.settings["length"]), own.engine_tolerance)
@@ -80,7 +80,7 @@ class VLLM(Native):
     @property
     def note(self) -> str:
         """What a run says of it."""
-        how = "taken over in place" if self.in_place else "read by a new process, whose start they wait for,"
+        how = "taken over in place" if self.in_place else "read by a new engine, whose start they wait for,"
         return (f"vLLM {self.facts.get('vllm', '')} samples in {self.facts['dtype']}; new weights are {how} and proved; at the "
                 f"start its log-probs are {self.clocks['sync_gap_mean']:.2g} nats from the learner's in the mean")
 

@@ -1,4 +1,5 @@
-"""vLLM itself: what the process in vLLM's environment runs (`python ... DESCRIPTOR`). The only file that imports it.
+"""vLLM itself: what the process in vLLM's environment runs (`python ... DESCRIPTOR`), or a thread of the run where its own Python
+has vLLM. The only file that imports it.
 
 vLLM's in-place reload keeps two things that belong to the old weights, and says nothing (0.32, processors):
 
@@ -20,6 +21,7 @@ import vllm
 from safetensors.torch import load
 from tokenizers import Tokenizer
 from vllm import SamplingParams
+from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 from vllm.engine.arg_utils import EngineArgs
 from vllm.inputs import TokensPrompt
 from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
@@ -64,7 +66,7 @@ class Core:
             model=str(folder), dtype=settings["dtype"], max_model_len=settings["length"], max_num_seqs=settings["rows"],
             enforce_eager=current_platform.is_cpu(), distributed_executor_backend="uni", enable_prefix_caching=True,
             logprobs_mode="processed_logprobs", skip_tokenizer_init=not settings["stops"], disable_log_stats=True,
-            generation_config="vllm", async_scheduling=False, trust_remote_code=False, **more))
+            generation_config="vllm", async_scheduling=False, trust_remote_code=False, use_tqdm_on_load=False, **more))
         self.repack = bool(settings.get("repack", True)) and current_platform.is_cpu()
         self.spoken: dict[str, int] = {}
         model = self.engine.vllm_config.model_config
@@ -139,8 +141,14 @@ def _tokens(folder: Path, text: str) -> list[int] | None:
     return list(Tokenizer.from_file(str(file)).encode(text, add_special_tokens=False).ids) if file.is_file() else None
 
 
+def serve(end: socket.socket) -> None:
+    """Serve a connection until its other end is closed."""
+    torch.set_grad_enabled(False)  # of this thread
+    with end, tempfile.TemporaryDirectory() as folder:
+        Server(end, Core, Path(folder)).serve()
+    cleanup_dist_env_and_memory()  # a process that goes on can open another engine
+
+
 def main() -> None:
     """Serve the connection of the descriptor."""
-    torch.set_grad_enabled(False)
-    with socket.socket(fileno=int(sys.argv[-1])) as end, tempfile.TemporaryDirectory() as folder:
-        Server(end, Core, Path(folder)).serve()
+    serve(socket.socket(fileno=int(sys.argv[-1])))

@@ -48,7 +48,7 @@ class Kept:
     def surviving(self, do: Callable[[], Made]) -> Made:
         """`do`, with a process; again with a new one as often as it is lost and the settings allow. EngineError: too often."""
         said = ""
-        for _ in range(self.most + 1):
+        for left in range(self.most, -1, -1):
             try:
                 if self.link is None:
                     self.link = self.start()
@@ -58,8 +58,9 @@ class Kept:
                 self.drop()
                 self.restarts += 1
                 said, still = str(error), sum(len(ticket.rows) - len(ticket.made) for ticket in self.tickets.values())
-                logger.warning("%s; it is started again, and %d open completions are asked for again",
-                               said.partition(". It printed")[0], still)
+                if left:
+                    logger.warning("%s; it is started again, and %d open completions are asked for again",
+                                   said.partition(". It printed")[0], still)
         raise EngineError(f"{said}. It was started {self.most + 1} times for one and the same work "
                           f"(engine_restarts={self.most}); the run can be resumed")
 

@@ -8,7 +8,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,19 +86,24 @@ class Link:
         self.end.close()
 
 
-class Child:
-    """A process in vLLM's environment that answers at one end of a connection; it ends when the other end is closed.
+def told(plain: bool) -> dict[str, str]:
+    """What vLLM reads from its environment. `plain`: nothing is compiled when it starts, which on a processor takes seconds and a
+    compiler, and gains nothing.
+    """
+    names = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1",
+             "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR")}
+    return names | ({"TORCHDYNAMO_DISABLE": "1"} if plain else {})
 
-    `plain`: nothing is compiled when it starts, which on a processor takes seconds and a compiler, and gains nothing.
+
+class Child:
+    """A process in vLLM's environment that answers at one end of a connection; it ends when the other end is closed. `plain`: see
+    `told`.
     """
 
     def __init__(self, python: str, threads: int, theirs: socket.socket, plain: bool = False) -> None:
         self.log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
-        environment = {name: value for name, value in os.environ.items() if name not in FORGOTTEN}
-        environment |= {"OMP_NUM_THREADS": str(threads), "GOMP_SPINCOUNT": "1000", "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-                        "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1",
-                        "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR")}
-        environment |= {"TORCHDYNAMO_DISABLE": "1"} if plain else {}
+        environment = {name: value for name, value in os.environ.items() if name not in FORGOTTEN} | told(plain)
+        environment |= {"OMP_NUM_THREADS": str(threads), "GOMP_SPINCOUNT": "1000", "HF_HUB_OFFLINE": "1"}
         self.process = subprocess.Popen(  # a session of its own, so that Ctrl-C is this process's alone
             [python, "-P", "-c", _BOOT, str(_PACKAGE), str(theirs.fileno())], stdin=subprocess.DEVNULL, stdout=self.log,
             stderr=self.log, pass_fds=(theirs.fileno(),), env=environment, start_new_session=True)
@@ -149,6 +155,23 @@ class Local(Link):
         self.child.close()
 
 
+class Inside(Link):
+    """A thread of this process, which answers with `serve`."""
+
+    who = "the vLLM engine in this process"
+
+    def __init__(self, serve: Callable[[socket.socket], None], deadline: float) -> None:
+        end, theirs = socket.socketpair()
+        super().__init__(end, deadline)
+        self.thread = threading.Thread(target=serve, args=(theirs,), daemon=True)
+        self.thread.start()
+
+    def close(self) -> None:
+        """End the connection, and wait for the thread, which may hang, as long as for an answer."""
+        super().close()
+        self.thread.join(self.deadline)
+
+
 class Remote(Link):
     """A process that `groupwise serve` on another machine starts for this connection. Its token comes from the environment."""
 
@@ -187,7 +210,7 @@ def python_of(own: EngineSettings) -> str:
     """The Python that has vLLM, of a version that is known. ConfigError: there is none, before any work is done."""
     given = own.engine_python or os.environ.get(PYTHON, "")
     beside = Path(".venv-vllm") / "bin" / "python"
-    python = given or (str(beside.absolute()) if beside.is_file() else sys.executable)
+    python = sys.executable if own.engine_inside else given or (str(beside.absolute()) if beside.is_file() else sys.executable)
     how = (f"run `make setup-vllm`, or make an environment with vLLM {SUPPORTED} (docs/vllm.md) and give its Python by "
            f"--engine-python or {PYTHON}")
     try:

@@ -15,6 +15,8 @@ class EngineSettings:
     """The Python that has vLLM; empty: $GROUPWISE_VLLM_PYTHON, else .venv-vllm here (`make setup-vllm`), else this one."""
     engine_address: str = ""
     """HOST:PORT of a `groupwise serve` on another machine; empty: a process of this one."""
+    engine_inside: bool = False
+    """A thread of this process samples, whose own Python must have vLLM; what is lost there cannot be started again."""
     engine_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of its weights and products; auto: that of the learner's products."""
     engine_memory: float = 0.0
@@ -39,6 +41,10 @@ class EngineSettings:
             raise ConfigError(f"engine_deadline must be at least 1 second and finite, got {self.engine_deadline}")
         if self.engine_address:
             address_of(self.engine_address)
+        if self.engine_inside and (more := [name for name in ("engine_python", "engine_address", "engine_threads")
+                                            if getattr(self, name)]):
+            raise ConfigError(f"engine_inside and {more[0]}: the engine is in the run's own process, with its Python and its "
+                              "threads; leave one of them off")
 
 
 def address_of(text: str) -> tuple[str, int]:
