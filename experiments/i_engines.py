@@ -26,8 +26,8 @@ EXPERIMENT = Experiment(
                 for what, measure in (("accuracy at equal tokens", AT_TOKENS), ("accuracy of drawn answers", AVERAGE))),
     spread="the runs of (a) that begin with the same policy ended at 0.85 to 0.91.",
     bases=MAKE_REASONS,
-    extra="The model's own modules in float32 in every arm, vLLM in float32 too. Samples of a seed are the same draws of the same "
-          "problems natively and on two ranks, until rounding parts them; vLLM draws its own. vLLM's Python is that of "
+    extra="The model's own modules in float32 in every arm, vLLM in float32 too. Samples of a seed are the same draws of the "
+          "same problems natively and on two ranks, until rounding parts them; vLLM draws its own. vLLM's Python is that of "
           "`make setup-vllm`; run with `--jobs 1`, since vLLM and two ranks take all cores.",
 )
 

@@ -36,6 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))  # whe
 import ranks as bench
 from ranks import Toy
 
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     return tiny_folder(tmp_path_factory.mktemp("tiny") / "model")

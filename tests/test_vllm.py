@@ -205,7 +205,8 @@ def test_a_run_survives_kills_of_its_engine(tmp_path, monkeypatch):
 def test_vllm_inside_this_process_samples_as_it_does_in_its_own(tmp_path):
     run = tiny_run(TRAINED, "inside", engine="vllm", steps=2, rewards=(), eval_every=2, eval_prompts=8,
                    serving=EngineSettings(engine_inside=True))
-    apart = replace(run, name="apart", serving=EngineSettings(engine_python=sys.executable, engine_threads=torch.get_num_threads()))
+    own = EngineSettings(engine_python=sys.executable, engine_threads=torch.get_num_threads())
+    apart = replace(run, name="apart", serving=own)
     rows = [read_lines(train(one, tmp_path) / "metrics.jsonl") for one in (run, replace(run, name="again"), apart)]
     assert len(rows[0]) == 2
     assert rows[0] == rows[1] == rows[2]

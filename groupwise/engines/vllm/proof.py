@@ -4,10 +4,10 @@ Checksums of weights cannot show it: in both faults that vLLM's in-place reload 
 is computed with is not. Compared are fixed sequences, which stay the same over a run, and recent ones, at temperature 1; at the
 start also what sampling reports, at the run's temperature.
 
-Two rules. The mean difference stays within TOLERANCE of the narrower of the two number formats (or `engine_tolerance`). And the engine moves as the
-learner does: once the learner's log-probs of the fixed sequences have moved by MOVED times what the two differed by at the
-start, the engine's must have moved along, by all but MISSED of it. In bfloat16 this shows weights that are not taken over long
-before the difference leaves the tolerance.
+Two rules. The mean difference stays within TOLERANCE of the narrower of the two number formats (or `engine_tolerance`). And the
+engine moves as the learner does: once the learner's log-probs of the fixed sequences have moved by MOVED times what the two
+differed by at the start, the engine's must have moved along, by all but MISSED of it. In bfloat16 this shows weights that are not
+taken over long before the difference leaves the tolerance.
 """
 
 from collections import deque
