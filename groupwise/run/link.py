@@ -82,11 +82,11 @@ class Link:
                                 rank=rank, world_size=size, timeout=timedelta(seconds=patience))
         self.mesh, self.patience = init_device_mesh(device, (size,)), timedelta(seconds=patience)
 
-    def send(self, rank: int, message: Any) -> None:
-        """Send to a rank. RuntimeError: it is gone, or does not listen."""
+    def send(self, rank: int, message: Any, most: timedelta | None = None) -> None:
+        """Send to a rank, which takes it within `most`, or the patience. RuntimeError: it is gone, or does not listen."""
         data = torch.frombuffer(packed(message), dtype=torch.uint8)
         for part in (torch.tensor([len(data)]), data):
-            _done(dist.isend(part, rank), self.patience)
+            _done(dist.isend(part, rank), most or self.patience)
 
     def receive(self, rank: int, *, order: bool = False) -> Any:
         """What a rank sends, its tensors on this device; an order may be long in coming. RuntimeError: it is gone, or late."""

@@ -60,7 +60,7 @@ def serve(link: Link) -> None:
         if name == "setup":
             learner = None  # of an earlier one the shards go first
             learner, objective = given[0].other(Told(link))
-            link.send(0, "ready")
+            link.send(0, "ready", LISTENING)  # rank 0 may be reading prompts
             continue
         assert learner is not None
         if name == "work":
