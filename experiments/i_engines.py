@@ -6,7 +6,7 @@ from experiments.common import MAKE_REASONS, SHORTER, Experiment, Setting, Test,
 from experiments.measures import ACCURACY, AT_TOKENS, AVERAGE, ENTROPY, RIGHT, STEPS_TOKENS, WRONG, average
 from experiments.reporting import main
 
-GAP = average("mismatch_mean", "|log-prob of the engine - log-prob of the learner|, mean over sampled tokens, nats")
+GAP = average("mismatch_mean", "how far the log-probs of engine and learner are apart, mean over sampled tokens, nats")
 SHOWS = (ACCURACY, AT_TOKENS, AVERAGE, GAP, ENTROPY, WRONG, RIGHT, STEPS_TOKENS)
 WHERE = "where it runs"
 NATIVE, VLLM, RANKS, BOTH = "native", "vLLM", "two ranks", "vLLM and two ranks"
