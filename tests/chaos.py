@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 from run_support import tiny_folder, tiny_run
+from safetensors import safe_open
 
 from groupwise.run.config import to_toml
 from groupwise.run.loop import SETTINGS, resume, train
@@ -163,7 +164,12 @@ def state(folder: Path) -> str:
 
 
 def content(path: Path) -> object:
-    """A file's bytes; of a checkpoint's state all but the size of the clocks' file."""
+    """A file's bytes; of a shard its tensors, which come in any order; of a checkpoint's state all but the size of the clocks'
+    file.
+    """
+    if path.parent.name == "optimizer" and path.suffix == ".safetensors":
+        with safe_open(path, "np") as file:
+            return {name: file.get_tensor(name).tobytes() for name in file.keys()}  # noqa: SIM118 (no dict)
     if path.name != "state.json":
         return path.read_bytes()
     found = json.loads(path.read_text())

@@ -206,7 +206,7 @@ def test_a_run_in_shards_resumes_bit_for_bit(number, model, team, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_in_shards_that_is_told_to_stop_saves_and_goes_on_bit_for_bit(number, model, team, tmp_path):
     team.close()
-    run = tiny_run(model, "one", parallel="fsdp2", ranks=2, steps=chaos.STEPS, eval_every=3, checkpoint_every=0)
+    run = tiny_run(model, "one", parallel="fsdp2", ranks=2, steps=chaos.STEPS, eval_every=3, preflight="off")
     whole = train(run, tmp_path / "whole")
     (tmp_path / "settings.toml").write_text(to_toml(run))
     words = [sys.executable, "-m", "groupwise", "train", "--config", "settings.toml", "--run", "one"]
