@@ -7,7 +7,6 @@ import importlib.util
 import random
 import sys
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -180,10 +179,12 @@ def test_a_run_survives_kills_of_its_engine(tmp_path, monkeypatch):
     stop, dice = threading.Event(), random.Random(0)
 
     def kills():
-        while not stop.wait(dice.uniform(0.5, 12.0)):
-            link = links[-1].kept.link if links else None
-            if link is not None and len(hits) < 3 and links[-1].prover.fixed:
-                hits.append(time.time())
+        """One kill for each version of the weights, at any moment while the engine has it."""
+        while not stop.wait(dice.uniform(0.0, 0.3)):
+            engine = links[-1] if links else None
+            link = engine and engine.kept.link
+            if link and engine.version not in hits:
+                hits.append(engine.version)
                 link.child.process.kill()
 
     hits = []
@@ -195,7 +196,7 @@ def test_a_run_survives_kills_of_its_engine(tmp_path, monkeypatch):
         stop.set()
     rows = [read_lines(folder / "metrics.jsonl") for folder in (calm, killed)]
     assert hits
-    assert links[-1].kept.restarts >= len(hits)
+    assert links[-1].kept.restarts >= len(hits) - 1  # the last kill may come when nothing is asked any more
     assert [row["rollouts"] for row in rows[1]] == [16.0] * 4 == [row["rollouts"] for row in rows[0]]
     assert read_json(killed / "summary.json")["steps"] == 4
     assert [row["length"] for row in rows[1]] == pytest.approx([row["length"] for row in rows[0]], rel=0.2)
