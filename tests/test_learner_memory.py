@@ -259,6 +259,7 @@ for compute, mib, context in (("modules", 220, 0), ("kernels", 100, 2000)):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space")
 def test_the_real_vocabulary_under_a_limit_of_the_system():
     library()

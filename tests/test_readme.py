@@ -103,7 +103,8 @@ def test_files_and_the_commands_that_use_them_run(file, words, here, capsys):
     assert (summary["steps"], summary["accuracy"]["after"]["n"]) == (1, 8)
 
 
-@pytest.mark.parametrize("words", READ, ids=" ".join)
+@pytest.mark.parametrize("words", [  # the bundled vectors take seconds, and tests/test_lab_conformance.py goes through them
+    pytest.param(words, id=" ".join(words), marks=[pytest.mark.slow] * (words == ("conformance",))) for words in READ])
 def test_all_other_commands_can_be_read(words, here, monkeypatch, capsys):
     done = []
     for name in ("comparison", "replay"):  # which take names from the loop when they are imported

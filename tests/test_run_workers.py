@@ -214,6 +214,7 @@ def test_a_dead_or_hung_worker_is_found(fault, said, model, monkeypatch):
         assert other.process.poll() is not None
 
 
+@pytest.mark.slow
 def test_a_run_of_two_processes_resumes_bit_for_bit(model, tmp_path, capsys):
     run = tiny_run(model, workers=2, steps=chaos.STEPS, eval_every=3, checkpoint_every=2)
     whole = train(run, tmp_path / "whole")
