@@ -36,9 +36,9 @@ lint: setup
 types: setup
 	$(BIN)/mypy
 
-# One thread in each worker: more would fight for the same cores. Three workers, since tests of deadlines wait a good deal.
+# One thread in each of two workers: more would fight for the same cores.
 tests: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
 
 # transformers of the second constraints file over the torch of the first: the part of `make old` that downloads little.
 OLDER := tests/test_models_load.py tests/test_models_template.py tests/test_models_template_chat.py tests/test_engines_native.py \
