@@ -5,7 +5,10 @@ from errors_page import COLUMNS, HEAD, PAGE, SECTIONS, line
 from errors_support import run
 
 AGAIN = "run `python tests/errors_page.py`"
-CASES = [pytest.param(title, case, id=f"{title}: {case.what}") for title, cases in SECTIONS.items() for case in cases]
+LONG = ("Rewards, while it trains", "The disk", "Stopping")
+"""Sections whose cases train for seconds: all but the first of each are slow."""
+CASES = [pytest.param(title, case, id=f"{title}: {case.what}", marks=[pytest.mark.slow] * (title in LONG and i > 0))
+         for title, cases in SECTIONS.items() for i, case in enumerate(cases)]
 
 
 @pytest.mark.parametrize(("title", "case"), CASES)

@@ -77,7 +77,9 @@ def test_a_part_that_only_one_has_and_what_is_around():
     assert around["refill"][1].startswith("Refill(rounds=10")
 
 
-@pytest.mark.parametrize("b", METHODS)
+@pytest.mark.parametrize("b", [
+    pytest.param(name, marks=[pytest.mark.slow] * (name not in ("grpo", "dr_grpo", "dapo", "gspo", "ppo", "vespo")))
+    for name in METHODS])
 def test_every_pair_with_grpo_can_be_shown(b):
     one = compared("grpo", b)
     text, html = shown(one), page.difference(one)

@@ -166,6 +166,7 @@ def test_another_verifier_is_asked_where_one_is_of_use(model, tmp_path):
 # ---- before a run -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_is_the_same_with_and_without_it(model, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     run = tiny_run(model, "plain", task="run_tasks:parity", checkpoint_every=1, method="grpo")

@@ -183,6 +183,7 @@ def test_objects_make_a_run_that_its_folder_describes(notebook, tmp_path, monkey
         groupwise.load_run("rlo-data-0")
 
 
+@pytest.mark.slow
 def test_python_and_the_command_line_make_the_same_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     model = tiny_folder(tmp_path / "model")

@@ -29,10 +29,9 @@ def driver(tmp_path, *words):
 
 
 def test_killed_runs_end_like_undisturbed_ones(tmp_path):
-    found = driver(tmp_path, "--kills", "4", "--commands", "0", "--per-run", "3", "--seed", "5", "--scenarios", "dapo", "grpo")
+    found = driver(tmp_path, "--kills", "4", "--commands", "0", "--per-run", "3", "--seed", "5", "--scenarios", "dapo")
     assert found["equal"] == len(found["kills"]) == 4
     assert sum(kill["how"] == "call" for kill in found["kills"]) >= 2
-    assert {kill["run"] for kill in found["kills"]} == {"dapo", "grpo"}
 
 
 @pytest.mark.slow
